@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh machine: `make score` and `make test`.
+# EXTRA=gpu installs the CUDA stack instead of the CPU one.
+PYTHON ?= python3
+VENV   ?= .venv
+EXTRA  ?= cpu
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed-$(EXTRA)
+# Real data for development, if it lies beside the checkout; tests that need it skip without it.
+ifneq ($(wildcard ../shared/data),)
+export ECR_DATA_DIR ?= $(abspath ../shared/data)
+endif
+
+.PHONY: install score test lint format lock figures clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml requirements/install.sh requirements/$(EXTRA).lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	bash requirements/install.sh $(VENV) $(EXTRA)
+	touch $@
+
+score: install  ## score the embedded sample with the bundled judge
+	$(BIN)/python jobs/score.py
+
+test: install  ## every test; those that need real data or a GPU say why they skip
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: install
+	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+lock:  ## resolve pyproject.toml into requirements/*.lock (needs uv)
+	uv pip compile pyproject.toml --extra cpu --extra dev --override requirements/cpu.override --universal \
+	  --python-version 3.11 --no-header --no-annotate --no-emit-find-links --torch-backend cpu \
+	  --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio \
+	  --no-emit-package torchcodec --no-emit-index-url -o requirements/cpu.lock
+	uv pip compile pyproject.toml --extra gpu --extra dev --universal --python-version 3.11 \
+	  --no-header --no-annotate -o requirements/gpu.lock
+
+clean:
+	rm -rf $(VENV) runs .cache

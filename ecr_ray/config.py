@@ -1,0 +1,240 @@
+"""One frozen dataclass a stage, filled from profile < --config file < command line.
+
+The command line of every job is made from these classes: a field's name is its option, its docstring the
+help, and the defaults shown are the ones in force under the chosen profile.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message says where it stands and what to write instead."""
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Read movie dialogues and write dialogues and turns as Parquet.
+
+    Lines that cannot be used go to quarantine.jsonl with file, line, field and reason; the rest is read.
+    Exit code 0: everything was read; 3: finished, but some lines are in quarantine.
+    """
+
+    profile: str = "tiny"
+    """Set of defaults: tiny (laptop, bundled models), node (one GPU host), cluster, or a path to a .toml."""
+    config: str | None = None
+    """A .toml file whose [prepare] table overrides the profile."""
+    input: str = "sample"
+    """`sample` (embedded), `redial:train|valid|test` (below ECR_DATA_DIR), or a path or URI: ReDial .jsonl,
+    the released .zip, turns as .jsonl or .parquet, or a directory of these."""
+    output: str = "runs/prepare"
+    """Directory (or URI) of the artifact."""
+    limit: int | None = None
+    """Stop after this many turns (whole dialogues)."""
+    max_message_chars: int = 20_000
+    """A dialogue with a longer message is put into quarantine."""
+    number_rows: bool = False
+    """Give turn rows that carry no turn_id one made of file name and line (the original system's files)."""
+    overwrite: bool = False
+    """Replace an artifact that was made with other settings."""
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Score the recommender's turns with LLM judges; resumable, and nothing is ever scored by default.
+
+    Run it again after any crash with the same arguments: it goes on where it stopped.
+    Exit code 0: done; 1: cannot run as asked; 3: done, but some input lines are in quarantine or some rows
+    failed; 4: more rows failed than --max-failure-rate allows.
+    """
+
+    profile: str = "tiny"
+    """Set of defaults: tiny (laptop, bundled models), node (one GPU host), cluster, or a path to a .toml."""
+    config: str | None = None
+    """A .toml file whose [score] and [judges.NAME] tables override the profile."""
+    input: str = "sample"
+    """`sample` (embedded), `redial:train|valid|test` (below ECR_DATA_DIR), or a path or URI: dialogues or
+    turns as .jsonl, .parquet, ReDial's released .zip, or a directory of these."""
+    output: str = "runs/score"
+    """Directory (or URI) of the artifact: scores, targets, failures, agreement, summary.html, run.json."""
+    judges: tuple[str, ...] = ("tiny-a",)
+    """Names of judges; see --list-judges."""
+    rubric: Literal["ecr-ma", "ecr"] = "ecr-ma"
+    """ecr-ma: empathy, informativeness, recommendation, engagement. ecr: emotional intensity and
+    persuasiveness, logical persuasiveness, informativeness, lifelikeness."""
+    limit: int | None = None
+    """Score only this many turns (whole dialogues)."""
+    engines: int | None = None
+    """Engines a judge, instead of what its definition says."""
+    tensor_parallel_size: int | None = None
+    """GPUs an engine, instead of what the judge's definition says."""
+    max_model_len: int | None = None
+    """Longest prompt in tokens, instead of what the judge's definition says."""
+    quantization: str | None = None
+    """How the weights are stored (awq, gptq, ...), instead of what the judge's definition says."""
+    batch_size: int = 64
+    """Rows that travel together through Ray Data."""
+    concurrent_batches: int = 4
+    """Batches an engine holds at once, so that it never waits for the next one."""
+    side_by_side: Literal["auto", "yes", "no"] = "auto"
+    """Judges at the same time; auto: if the cluster has room for all of them."""
+    retries: int = 1
+    """Further passes over rows that failed."""
+    max_failure_rate: float = 0.01
+    """The job fails when more than this share of the judgments of one judge fails."""
+    seed: int = 0
+    """For the engines' sampling and the bootstrap."""
+    bootstrap: int = 1000
+    """Resamples of dialogues behind every interval."""
+    max_message_chars: int = 20_000
+    """A dialogue with a longer message is put into quarantine."""
+    number_rows: bool = False
+    """Give turn rows that carry no turn_id one made of file name and line (the original system's files)."""
+    overwrite: bool = False
+    """Replace an artifact that was made with other settings."""
+    list_judges: bool = False
+    """Print the judges known under this profile, and stop."""
+    plan_only: bool = False
+    """Print what each judge needs and whether it fits, and stop."""
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """How one judge is run. Stands in a profile or --config file as [judges.NAME]."""
+
+    model: str
+    """`tiny:SEED`, a directory, or a hub id; for `http` the model's name at the endpoint."""
+    backend: Literal["vllm", "http"] = "vllm"
+    device: Literal["gpu", "cpu"] = "gpu"
+    engines: int = 1
+    tensor_parallel_size: int = 1
+    cpus_per_engine: float = 1.0
+    dtype: str = "auto"
+    quantization: str | None = None
+    max_model_len: int = 4096
+    max_num_seqs: int = 256
+    gpu_memory_utilization: float = 0.9
+    cpu_kv_cache_gib: int = 1
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """Further vLLM engine arguments."""
+    url: str = ""
+    """http: the endpoint's base, as in http://host:8000/v1."""
+    api_key_env: str = ""
+    """http: name of the environment variable that holds the key."""
+    max_requests: int = 32
+    """http: requests in flight."""
+    timeout_s: float = 60.0
+    """http: seconds a request may take."""
+    temperature: float = 0.0
+    """http: sampling temperature."""
+    name: str = ""
+
+
+def load(cls: type[T], stage: str, argv: Sequence[str] | None = None, prog: str | None = None) -> T:
+    """Parse a job's command line over its config file over its profile.
+
+    Args:
+        cls: the stage's dataclass.
+        stage: the name of its table in the files.
+        argv: arguments without the program's name; `sys.argv[1:]` by default.
+
+    Raises:
+        ConfigError: a file that cannot be read, an unknown key (with the nearest known one), a wrong type.
+        SystemExit: a wrong command line (2), or --help (0).
+    """
+    import tyro
+
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--profile", default="tiny")
+    first.add_argument("--config", default=None)
+    files, _ = first.parse_known_args(argv)
+    values: dict[str, Any] = {}
+    for source, tables in _sources(files.profile, files.config):
+        table = tables.get(stage, {})
+        _check_keys(table, [f.name for f in dataclasses.fields(cls)], f"{source}, table [{stage}]")
+        values |= {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    default = _typed(cls, values, f"[{stage}] of the profile or --config file")
+    default = dataclasses.replace(default, profile=files.profile, config=files.config)
+    return tyro.cli(cls, default=default, args=argv, prog=prog, description=cls.__doc__)
+
+
+def load_judges(profile: str, config: str | None) -> dict[str, JudgeConfig]:
+    """Every judge defined under a profile and a config file, by name."""
+    tables: dict[str, dict[str, Any]] = {}
+    known = [f.name for f in dataclasses.fields(JudgeConfig) if f.name != "name"]
+    for source, content in [("judges.toml", _read_profile("judges")), *_sources(profile, config)]:
+        for name, table in content.get("judges", {}).items():
+            _check_keys(table, known, f"{source}, table [judges.{name}]")
+            tables.setdefault(name, {}).update(table)
+    for name, table in tables.items():
+        if "model" not in table:
+            raise ConfigError(f"[judges.{name}]: the key 'model' is missing")
+    return {name: _typed(JudgeConfig, {**table, "name": name}, f"[judges.{name}]") for name, table in tables.items()}
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """`; did you mean X?` where a known word is close, else the list of known words."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def describe(config: Any) -> str:
+    """The effective values, one a line, for the top of a job's output."""
+    values = dataclasses.asdict(config)
+    width = max(map(len, values))
+    return "\n".join(f"  {key:<{width}}  {value}" for key, value in values.items())
+
+
+def _sources(profile: str, config: str | None) -> list[tuple[str, dict[str, Any]]]:
+    sources = [(f"profile {profile}", _read_profile(profile))]
+    return sources + ([(config, _read_toml(Path(config)))] if config else [])
+
+
+def _read_profile(name: str) -> dict[str, Any]:
+    if name.endswith(".toml"):
+        return _read_toml(Path(name))
+    profiles = resources.files("ecr_ray") / "profiles"
+    found = profiles / f"{name}.toml"
+    if not found.is_file():
+        known = [p.name.removesuffix(".toml") for p in profiles.iterdir() if p.name not in {"judges.toml", "__pycache__"}]
+        raise ConfigError(f"there is no profile {name!r}{nearest(name, known)}")
+    return tomllib.loads(found.read_text())
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def _check_keys(table: Mapping[str, Any], known: Sequence[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key!r}{nearest(key, known)}")
+
+
+def _typed(cls: type[T], values: dict[str, Any], where: str) -> T:
+    """`cls(**values)` after checking every value against its field's annotation."""
+    from typeguard import TypeCheckError, check_type
+
+    for f in dataclasses.fields(cls):
+        if f.name in values:
+            value = values[f.name]
+            value = float(value) if f.type is float and isinstance(value, int) else value
+            try:
+                values[f.name] = check_type(value, f.type)
+            except TypeCheckError as error:
+                raise ConfigError(f"{where}: {f.name} = {value!r}: {error}") from error
+    return cls(**values)

@@ -1,0 +1,110 @@
+"""How a dialogue becomes a chat prompt: the judges' rubrics and questions, in one place.
+
+A judge's prompt is `[rubric][dialogue so far][response]` in that order, and a response is written
+exactly as it will stand in the next turn's dialogue. So consecutive turns of one dialogue share all but
+their last lines, and an engine with a prefix cache reads each dialogue once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+# Part of every score row. Raise it when a sentence below changes: scores under two versions do not mix.
+PROMPT_VERSION = "1"
+
+SPEAKERS = {"seeker": "Seeker", "recommender": "Recommender"}
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """A named set of aspects, in the order a judge answers them."""
+
+    name: str
+    aspects: Mapping[str, str]
+
+
+RUBRICS: dict[str, Rubric] = {
+    "ecr-ma": Rubric(
+        "ecr-ma",
+        {
+            "empathy": "notices what the seeker feels and answers that feeling",
+            "informativeness": "tells the seeker something true and useful about films",
+            "recommendation": "suggests films that suit what the seeker asked for; 0 if it suggests nothing",
+            "engagement": "keeps the conversation alive and pleasant to continue",
+        },
+    ),
+    "ecr": Rubric(
+        "ecr",
+        {
+            "emotional_intensity": "how strongly and deeply it expresses emotion",
+            "emotional_persuasiveness": "how well it reaches the seeker's feelings to win them for the film",
+            "logical_persuasiveness": "how well it convinces by reasons that hang together",
+            "informativeness": "how much relevant, useful information it gives",
+            "lifelikeness": "how vivid, engaging and human it sounds",
+        },
+    ),
+}
+
+
+def rubric_text(rubric: Rubric, answer: str = "digits") -> str:
+    """The instructions of a judge.
+
+    Args:
+        rubric: what to rate.
+        answer: `digits` asks for one digit an aspect, `json` for an object with the aspects as keys.
+    """
+    lines = [
+        "You are a strict evaluator of conversations about movies. Read the dialogue and rate only the "
+        "recommender's last message, on each aspect from 0 (not at all) to 9 (outstanding):"
+    ]
+    lines += [f"{n}. {name}: {meaning}" for n, (name, meaning) in enumerate(rubric.aspects.items(), start=1)]
+    if answer == "digits":
+        lines.append(f"Answer with {len(rubric.aspects)} digits in this order, without spaces, and nothing else.")
+    elif answer == "json":
+        keys = ", ".join(f'"{name}"' for name in rubric.aspects)
+        lines.append(f"Answer with one JSON object that has the keys {keys} and whole numbers from 0 to 9.")
+    else:
+        raise ValueError(f"answer {answer!r} is neither 'digits' nor 'json'")
+    return "\n".join(lines)
+
+
+def dialogue_text(messages: Sequence[Mapping[str, str]]) -> str:
+    """Messages (`role`, `text`) as lines `Speaker: text`, one a message."""
+    return "\n".join(f"{SPEAKERS[m['role']]}: {' '.join(m['text'].split())}" for m in messages)
+
+
+def judge_question(context: Sequence[Mapping[str, str]], response: str) -> str:
+    """What a judge is shown of one turn: the dialogue before it and, as its last line, the response."""
+    shown = [*context, {"role": "recommender", "text": response}]
+    return f"Dialogue:\n{dialogue_text(shown)}\n\nRatings of the last message:"
+
+
+def judge_messages(
+    rubric: Rubric,
+    context: Sequence[Mapping[str, str]],
+    response: str,
+    *,
+    answer: str = "digits",
+    system_role: bool = True,
+) -> list[dict[str, str]]:
+    """The chat messages that ask a judge about one turn.
+
+    `system_role=False` folds the rubric into the user's message, for chat templates that refuse a
+    system role (Mistral-7B-Instruct v0.1 and v0.2, Mixtral-8x7B-Instruct).
+    """
+    instructions, question = rubric_text(rubric, answer), judge_question(context, response)
+    if system_role:
+        return [{"role": "system", "content": instructions}, {"role": "user", "content": question}]
+    return [{"role": "user", "content": f"{instructions}\n\n{question}"}]
+
+
+def accepts_system_role(tokenizer: object) -> bool:
+    """Whether a tokenizer's chat template takes a system message (and does not drop it silently)."""
+    probe = [{"role": "system", "content": "probe-sentence"}, {"role": "user", "content": "hello"}]
+    try:
+        rendered = tokenizer.apply_chat_template(probe, tokenize=False, add_generation_prompt=True)
+    except Exception as error:
+        # Templates refuse by raise_exception(), which jinja reports as its own TemplateError.
+        if type(error).__name__ in {"TemplateError", "UndefinedError"}:
+            return False
+        raise
+    return "probe-sentence" in rendered
