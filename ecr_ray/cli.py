@@ -1,35 +1,38 @@
 """What every job's command line shares: how it starts, how it ends, and how it says what went wrong."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from ecr_ray import config
+from ecr_ray.errors import UserError
 
-EXIT_FAILED, EXIT_PARTIAL, EXIT_TOO_MANY_FAILURES = 1, 3, 4
-
-
-class JobError(RuntimeError):
-    """A job that cannot go on for a reason its user can mend; the message says how."""
-
-    exit_code = EXIT_FAILED
+EXIT_PARTIAL = 3
 
 
 def run(main: Callable[[], int]) -> int:
     """Run a job: a mistake of the user's is one sentence on stderr and exit code 1, not a traceback."""
-    from ecr_ray.data.reading import InputError
-
-    # Nothing in this project is fetched behind the user's back unless they allow it.
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    _quiet()
     try:
         return main()
-    except (config.ConfigError, InputError, JobError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return getattr(error, "exit_code", EXIT_FAILED)
+        return error.exit_code
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130
+
+
+def _quiet() -> None:
+    """Keep other people's start-up chatter off the screen; their warnings and errors stay."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # ray reads these before it configures its loggers; the details stay in its log files.
+    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "WARNING")
+    for name in ("ray", "ray.data", "DeepSpeed"):
+        logging.getLogger(name).setLevel(logging.WARNING if name != "DeepSpeed" else logging.ERROR)
 
 
 def announce(stage: str, settings: Any) -> None:

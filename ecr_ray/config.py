@@ -7,6 +7,7 @@ help, and the defaults shown are the ones in force under the chosen profile.
 import argparse
 import dataclasses
 import difflib
+import inspect
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +15,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from ecr_ray.errors import UserError
+
 T = TypeVar("T")
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A setting that cannot be used; the message says where it stands and what to write instead."""
 
 
@@ -164,7 +167,9 @@ def load(cls: type[T], stage: str, argv: Sequence[str] | None = None, prog: str 
         values |= {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     default = _typed(cls, values, f"[{stage}] of the profile or --config file")
     default = dataclasses.replace(default, profile=files.profile, config=files.config)
-    return tyro.cli(cls, default=default, args=argv, prog=prog, description=cls.__doc__)
+    return tyro.cli(
+        cls, default=default, args=argv, prog=prog, description=inspect.cleandoc(cls.__doc__ or "")
+    )
 
 
 def load_judges(profile: str, config: str | None) -> dict[str, JudgeConfig]:
@@ -178,7 +183,10 @@ def load_judges(profile: str, config: str | None) -> dict[str, JudgeConfig]:
     for name, table in tables.items():
         if "model" not in table:
             raise ConfigError(f"[judges.{name}]: the key 'model' is missing")
-    return {name: _typed(JudgeConfig, {**table, "name": name}, f"[judges.{name}]") for name, table in tables.items()}
+    return {
+        name: _typed(JudgeConfig, {**table, "name": name}, f"[judges.{name}]")
+        for name, table in tables.items()
+    }
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -205,7 +213,11 @@ def _read_profile(name: str) -> dict[str, Any]:
     profiles = resources.files("ecr_ray") / "profiles"
     found = profiles / f"{name}.toml"
     if not found.is_file():
-        known = [p.name.removesuffix(".toml") for p in profiles.iterdir() if p.name not in {"judges.toml", "__pycache__"}]
+        known = [
+            p.name.removesuffix(".toml")
+            for p in profiles.iterdir()
+            if p.name not in {"judges.toml", "__pycache__"}
+        ]
         raise ConfigError(f"there is no profile {name!r}{nearest(name, known)}")
     return tomllib.loads(found.read_text())
 

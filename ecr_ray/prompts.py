@@ -58,7 +58,9 @@ def rubric_text(rubric: Rubric, answer: str = "digits") -> str:
     ]
     lines += [f"{n}. {name}: {meaning}" for n, (name, meaning) in enumerate(rubric.aspects.items(), start=1)]
     if answer == "digits":
-        lines.append(f"Answer with {len(rubric.aspects)} digits in this order, without spaces, and nothing else.")
+        lines.append(
+            f"Answer with {len(rubric.aspects)} digits in this order, without spaces, and nothing else."
+        )
     elif answer == "json":
         keys = ", ".join(f'"{name}"' for name in rubric.aspects)
         lines.append(f"Answer with one JSON object that has the keys {keys} and whole numbers from 0 to 9.")
@@ -79,19 +81,14 @@ def judge_question(context: Sequence[Mapping[str, str]], response: str) -> str:
 
 
 def judge_messages(
-    rubric: Rubric,
-    context: Sequence[Mapping[str, str]],
-    response: str,
-    *,
-    answer: str = "digits",
-    system_role: bool = True,
+    rubric: Rubric, question: str, *, answer: str = "digits", system_role: bool = True
 ) -> list[dict[str, str]]:
-    """The chat messages that ask a judge about one turn.
+    """The chat messages that put a `judge_question` to a judge.
 
     `system_role=False` folds the rubric into the user's message, for chat templates that refuse a
     system role (Mistral-7B-Instruct v0.1 and v0.2, Mixtral-8x7B-Instruct).
     """
-    instructions, question = rubric_text(rubric, answer), judge_question(context, response)
+    instructions = rubric_text(rubric, answer)
     if system_role:
         return [{"role": "system", "content": instructions}, {"role": "user", "content": question}]
     return [{"role": "user", "content": f"{instructions}\n\n{question}"}]

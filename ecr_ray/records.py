@@ -19,7 +19,17 @@ import pyarrow as pa
 from ecr_ray import __version__, storage
 
 # The nine emotions of the ECR paper (RecSys 2024), in its fixed order.
-EMOTIONS = ("like", "curious", "happy", "grateful", "negative", "neutral", "nostalgia", "agreement", "surprise")
+EMOTIONS = (
+    "like",
+    "curious",
+    "happy",
+    "grateful",
+    "negative",
+    "neutral",
+    "nostalgia",
+    "agreement",
+    "surprise",
+)
 ROLES = ("seeker", "recommender")
 SPLITS = ("train", "valid", "test")
 
@@ -185,7 +195,11 @@ def code_version() -> dict[str, Any]:
         return done.stdout.strip() if done.returncode == 0 else None
 
     changed = git("status", "--porcelain", "--untracked-files=no", "--", str(here))
-    return {"version": __version__, "commit": git("rev-parse", "HEAD"), "changed": bool(changed) if changed is not None else None}
+    return {
+        "version": __version__,
+        "commit": git("rev-parse", "HEAD"),
+        "changed": bool(changed) if changed is not None else None,
+    }
 
 
 def package_versions() -> dict[str, str]:
@@ -204,7 +218,15 @@ def hardware() -> dict[str, Any]:
     import psutil
 
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = (
+        [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if info.exists()
+        else []
+    )
     return {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "cores": psutil.cpu_count(),

@@ -72,9 +72,13 @@ def claim_output(output: str, stage: str, overwrite: bool) -> None:
     run = read_run(output)
     if run is None:
         if storage.list_files(output) and not storage.exists(storage.join(output, ".stage-" + stage)):
-            raise reading.InputError(f"{output} exists and is not an artifact of this stage: choose another --output")
+            raise reading.InputError(
+                f"{output} exists and is not an artifact of this stage: choose another --output"
+            )
     elif run["stage"] != stage or not overwrite:
-        raise reading.InputError(f"{output} holds a finished run of {run['stage']}: choose another --output or --overwrite")
+        raise reading.InputError(
+            f"{output} holds a finished run of {run['stage']}: choose another --output or --overwrite"
+        )
     storage.remove(output)
 
 
@@ -117,7 +121,14 @@ def _turns(row: reading.Row, dialogues: "_PartWriter") -> Iterator[dict[str, Any
 def _reason_class(rejected: reading.Rejected) -> str:
     """A reason without the values that make each line's own, so that reasons can be counted."""
     field = "".join("N" if c.isdigit() else c for c in rejected.field)
-    for known in ("duplicate", "UTF-8", "not valid JSON", "characters; a message may have", "missing", "empty text"):
+    for known in (
+        "duplicate",
+        "UTF-8",
+        "not valid JSON",
+        "characters; a message may have",
+        "missing",
+        "empty text",
+    ):
         if known in rejected.reason:
             return f"{field}: {known}"
     return f"{field}: {rejected.reason.split(' but ')[0]}"

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from ecr_ray import storage
 from ecr_ray.data import redial, sample
+from ecr_ray.errors import UserError
 from ecr_ray.records import SPLITS
 
 SUFFIXES = (".jsonl", ".parquet", ".zip")
@@ -21,7 +22,7 @@ REDIAL_FILES = {"train": ("train_data.jsonl", "train_recovered.jsonl"), "test": 
 REDIAL_FILES["valid"] = REDIAL_FILES["train"]
 
 
-class InputError(ValueError):
+class InputError(UserError):
     """The input as a whole cannot be read; the message says what to do."""
 
 
@@ -114,7 +115,9 @@ def _parse(value: Any, where: str, line: int, max_chars: int, number_rows: bool)
     if "context" in value or "response" in value or "resp" in value:
         row_id = f"{PurePosixPath(where).stem}-{line}" if number_rows else ""
         return Row("turn", redial.parse_turn(value, split=split, max_message_chars=max_chars, row_id=row_id))
-    raise redial.RowError("(line)", "has neither 'messages' (a dialogue) nor 'context' and 'response' (a turn)")
+    raise redial.RowError(
+        "(line)", "has neither 'messages' (a dialogue) nor 'context' and 'response' (a turn)"
+    )
 
 
 def _decoded(file: str) -> Iterator[tuple[str, int, str, Any]]:
@@ -133,7 +136,11 @@ def _decoded(file: str) -> Iterator[tuple[str, int, str, Any]]:
                 reason = f"byte {error.start + 1} is not valid UTF-8"
                 yield name, number, raw, Rejected(name, number, "(line)", reason, raw)
             except (json.JSONDecodeError, RecursionError) as error:
-                what = f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+                what = (
+                    f"{error.msg} at character {error.pos + 1}"
+                    if isinstance(error, json.JSONDecodeError)
+                    else "nested too deep"
+                )
                 yield name, number, raw, Rejected(name, number, "(line)", f"not valid JSON: {what}", raw)
 
 
@@ -187,7 +194,9 @@ def _redial(split: str) -> Source:
         raise InputError(f"redial:{split}: the splits are {', '.join(REDIAL_FILES)}")
     folder = os.environ.get("ECR_DATA_DIR")
     if not folder:
-        raise InputError("redial:... needs ECR_DATA_DIR, the directory that holds redial/ with ReDial's .jsonl files")
+        raise InputError(
+            "redial:... needs ECR_DATA_DIR, the directory that holds redial/ with ReDial's .jsonl files"
+        )
     for name in REDIAL_FILES[split]:
         path = Path(folder) / "redial" / name
         if path.is_file():

@@ -44,7 +44,9 @@ def parse_dialogue(row: Mapping[str, Any], *, split: str, max_message_chars: int
     dialogue_id = _identifier(row, "conversationId", "dialogue_id")
     seeker = row.get("initiatorWorkerId")
     if not isinstance(seeker, int | str):
-        raise RowError("initiatorWorkerId", "missing" if seeker is None else f"not a number but {_kind(seeker)}")
+        raise RowError(
+            "initiatorWorkerId", "missing" if seeker is None else f"not a number but {_kind(seeker)}"
+        )
     names = movie_names(row.get("movieMentions"))
     messages = [
         _message(message, n, seeker, names, max_message_chars)
@@ -67,7 +69,11 @@ def parse_record(row: Mapping[str, Any], *, split: str, max_message_chars: int =
     if not messages:
         raise RowError("messages", "there is no text in any message")
     mentions = [
-        {"movie_id": _movie_id(m.get("movie_id"), "mentions"), "title": m.get("title"), **{o: m.get(o) for o in _OPINIONS}}
+        {
+            "movie_id": _movie_id(m.get("movie_id"), "mentions"),
+            "title": m.get("title"),
+            **{o: m.get(o) for o in _OPINIONS},
+        }
         for m in row.get("mentions") or []
     ]
     return {
@@ -150,7 +156,9 @@ def merge_speakers(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return merged
 
 
-def parse_turn(row: Mapping[str, Any], *, split: str, max_message_chars: int = 20_000, row_id: str = "") -> dict[str, Any]:
+def parse_turn(
+    row: Mapping[str, Any], *, split: str, max_message_chars: int = 20_000, row_id: str = ""
+) -> dict[str, Any]:
     """One JSON object with a context and a response → a turn record.
 
     Takes this project's turns and the original system's scoring input (`context` a list of texts or one text,
@@ -174,7 +182,9 @@ def parse_turn(row: Mapping[str, Any], *, split: str, max_message_chars: int = 2
     response = _text(row.get(response_field), response_field, max_message_chars)
     if not response:
         raise RowError(response_field, "empty text")
-    movie_ids = [_movie_id(m, "target_movie_ids") for m in _list(row.get("target_movie_ids") or [], "target_movie_ids")]
+    movie_ids = [
+        _movie_id(m, "target_movie_ids") for m in _list(row.get("target_movie_ids") or [], "target_movie_ids")
+    ]
     return {
         "turn_id": turn_id,
         "dialogue_id": str(row.get("dialogue_id") or dialogue_id or turn_id),
@@ -195,7 +205,9 @@ def _message(
         raise RowError(field, f"not an object but {_kind(message)}")
     sender = message.get("senderWorkerId")
     if not isinstance(sender, int | str):
-        raise RowError(f"{field}.senderWorkerId", "missing" if sender is None else f"not a number but {_kind(sender)}")
+        raise RowError(
+            f"{field}.senderWorkerId", "missing" if sender is None else f"not a number but {_kind(sender)}"
+        )
     text = _text(message.get("text"), f"{field}.text", max_chars)
     movie_ids = [movie_id for movie_id in _MENTION.findall(text) if movie_id in names]
     return {
@@ -214,7 +226,9 @@ def _context(context: Any, max_chars: int, field: str) -> list[dict[str, Any]]:
     for n, part in enumerate(parts):
         if isinstance(part, Mapping):
             if part.get("role") not in ("seeker", "recommender"):
-                raise RowError(f"{field}[{n}].role", f"{part.get('role')!r} is neither 'seeker' nor 'recommender'")
+                raise RowError(
+                    f"{field}[{n}].role", f"{part.get('role')!r} is neither 'seeker' nor 'recommender'"
+                )
             role, text = part["role"], part.get("text")
         else:
             role, text = ("seeker", "recommender")[(len(parts) - 1 - n) % 2], part
@@ -223,7 +237,9 @@ def _context(context: Any, max_chars: int, field: str) -> list[dict[str, Any]]:
             {
                 "role": role,
                 "text": _text(text, f"{field}[{n}]", max_chars),
-                "movie_ids": [str(m) for m in part.get("movie_ids") or []] if isinstance(part, Mapping) else [],
+                "movie_ids": [str(m) for m in part.get("movie_ids") or []]
+                if isinstance(part, Mapping)
+                else [],
                 "emotions": emotions or [],
             }
         )
@@ -242,7 +258,9 @@ def _mentions(names: Mapping[str, str | None], form: Any) -> list[dict[str, Any]
             raise RowError(f"initiatorQuestions.{movie_id}", f"not an object but {_kind(answers)}")
         for opinion in _OPINIONS:
             if answers.get(opinion) not in (None, 0, 1, 2):
-                raise RowError(f"initiatorQuestions.{movie_id}.{opinion}", f"{answers[opinion]!r} is not 0, 1 or 2")
+                raise RowError(
+                    f"initiatorQuestions.{movie_id}.{opinion}", f"{answers[opinion]!r} is not 0, 1 or 2"
+                )
         mentions.append({"movie_id": movie_id, "title": name, **{o: answers.get(o) for o in _OPINIONS}})
     return mentions
 
@@ -297,6 +315,11 @@ def _split(value: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    return {dict: "an object", list: "a list", str: "text", bool: "true/false", int: "a number", float: "a number"}.get(
-        type(value), "null"
-    )
+    return {
+        dict: "an object",
+        list: "a list",
+        str: "text",
+        bool: "true/false",
+        int: "a number",
+        float: "a number",
+    }.get(type(value), "null")

@@ -50,7 +50,9 @@ def resolve_model(name: str) -> str:
         return name
     seed = name.removeprefix("tiny:")
     if not seed.isdigit():
-        raise ValueError(f"model {name!r}: the tiny model is named 'tiny:SEED' with a whole number, e.g. tiny:0")
+        raise ValueError(
+            f"model {name!r}: the tiny model is named 'tiny:SEED' with a whole number, e.g. tiny:0"
+        )
     return str(build(int(seed)))
 
 

@@ -1,0 +1,1 @@
+"""Being on a cluster: connecting to one."""

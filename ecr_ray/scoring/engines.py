@@ -1,0 +1,252 @@
+"""One judge over many turns: Ray Data in front, vLLM engines (or an HTTP endpoint) behind, parts at the end.
+
+Turns are read in the order of their dialogues and travel in blocks of neighbouring turns, so an engine meets a
+dialogue's turns one after the other and its prefix cache pays for the dialogue once.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ecr_ray.config import JudgeConfig
+from ecr_ray.models import tiny
+from ecr_ray.records import score_schema
+from ecr_ray.scoring import digits, engine_stats_actor, http_judge, parts
+from ecr_ray.scoring.requests import Asker
+
+# Tasks that only move rows: a small share of a CPU, so that a two-core machine runs them beside an engine.
+LIGHT_CPUS = 0.25
+TURN_COLUMNS = ["turn_id", "dialogue_id", "index", "context", "response"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one judge has to do in one pass."""
+
+    turns: str
+    """Directory of Parquet files with turns."""
+    directory: str
+    """Where this judge's parts go."""
+    batch_size: int
+    concurrent_batches: int
+    stats_actor: str | None = None
+
+
+def run_pass(asker: Asker, work: Work) -> Iterator[dict[str, int]]:
+    """Score every turn that has no score yet; yields counts as parts are written.
+
+    Yields:
+        {ok, failed, prompt_tokens, answer_tokens} of one part.
+    """
+    import ray
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    # Ray Data's own bars would fight with the job's. Polling the memory of a process that maps a whole model
+    # every second costs an engine on the same cores a tenth of its speed.
+    context.enable_progress_bars = False
+    context.memory_usage_poll_interval_s = None
+    done = ray.put(parts.done_ids(work.directory))
+    turns = ray.data.read_parquet(work.turns, columns=TURN_COLUMNS)
+    if asker.judge.backend == "http":
+        scored = _over_http(turns, asker, work, done)
+    else:
+        scored = _over_vllm(turns, asker, work, done)
+    counted = scored.map_batches(
+        _Write(work.directory, score_schema(asker.aspects)),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=LIGHT_CPUS,
+    )
+    for batch in counted.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        yield from batch.to_pylist()
+
+
+def engine_kwargs(judge: JudgeConfig, seed: int) -> dict[str, Any]:
+    """The vLLM engine arguments of a judge."""
+    kwargs: dict[str, Any] = {
+        "dtype": judge.dtype,
+        "max_model_len": judge.max_model_len,
+        "max_num_seqs": judge.max_num_seqs,
+        "tensor_parallel_size": judge.tensor_parallel_size,
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "seed": seed,
+    }
+    if judge.quantization:
+        kwargs["quantization"] = judge.quantization
+    if judge.device == "cpu":
+        # vLLM's CPU build runs its worker in a process of its own, in eager mode for a tiny model, and caches
+        # prefixes by blocks: 32 tokens instead of 128 finds a third more to share in dialogues.
+        kwargs |= {"distributed_executor_backend": "mp", "enforce_eager": True, "block_size": 32}
+    else:
+        kwargs["gpu_memory_utilization"] = judge.gpu_memory_utilization
+    return kwargs | dict(judge.engine)
+
+
+def engine_env(judge: JudgeConfig, stats_actor: str | None = None) -> dict[str, str]:
+    """Environment variables of a judge's engines."""
+    env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    if stats_actor:
+        env[engine_stats_actor.VARIABLE] = stats_actor
+    if judge.device == "cpu":
+        env["VLLM_CPU_KVCACHE_SPACE"] = str(judge.cpu_kv_cache_gib)
+        # Left to itself vLLM keeps one core for its scheduler; on two cores that halves the model's speed.
+        # With several engines, let the kernel share the cores out.
+        cores = sorted(os.sched_getaffinity(0))
+        env["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores)) if judge.engines == 1 else "nobind"
+        env["OMP_NUM_THREADS"] = str(max(1, len(cores) // judge.engines))
+    return env
+
+
+def _over_vllm(turns: Any, asker: Asker, work: Work, done: Any) -> Any:
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    judge = asker.judge
+    gpus = {"GPU": 1} if judge.device == "gpu" else {}
+    config = vLLMEngineProcessorConfig(
+        model_source=tiny.resolve_model(judge.model),
+        engine_kwargs=engine_kwargs(judge, asker.seed),
+        batch_size=work.batch_size,
+        concurrency=(judge.engines, judge.engines),
+        max_concurrent_batches=work.concurrent_batches,
+        # Requests wait in the engine, not in front of it: it must never run a step with an empty seat.
+        max_pending_requests=2 * work.batch_size * work.concurrent_batches,
+        should_continue_on_error=True,
+        log_engine_metrics=False,
+        placement_group_config={"bundle_per_worker": {"CPU": judge.cpus_per_engine, **gpus}},
+        chat_template_stage=False,
+        tokenize_stage=False,
+        detokenize_stage=False,
+        runtime_env={"env_vars": engine_env(judge, work.stats_actor)},
+    )
+    params = asker.sampling_params()
+    processor = build_processor(
+        config,
+        preprocess=lambda row: {"sampling_params": dict(params)},
+        postprocess=lambda row: _score(asker, row),
+        preprocess_map_kwargs={"num_cpus": LIGHT_CPUS},
+        postprocess_map_kwargs={"num_cpus": LIGHT_CPUS},
+    )
+    asked = turns.map_batches(
+        _Ask(asker, done, work.directory),
+        batch_size=work.batch_size,
+        batch_format="pyarrow",
+        num_cpus=LIGHT_CPUS,
+    )
+    answered = processor(asked.repartition(target_num_rows_per_block=work.batch_size))
+    # A row on which the engine failed comes through with the processor's own columns.
+    return answered.map_batches(_Failed(asker), batch_size=None, batch_format="pyarrow", num_cpus=LIGHT_CPUS)
+
+
+def _over_http(turns: Any, asker: Asker, work: Work, done: Any) -> Any:
+    import ray
+
+    return (
+        turns.map_batches(
+            _Undone(done), batch_size=work.batch_size, batch_format="pyarrow", num_cpus=LIGHT_CPUS
+        )
+        .repartition(target_num_rows_per_block=work.batch_size)
+        .map_batches(
+            http_judge.HttpJudge,
+            fn_constructor_args=(asker,),
+            batch_size=work.batch_size,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=asker.judge.engines),
+            num_cpus=LIGHT_CPUS,
+            max_concurrency=work.concurrent_batches,
+        )
+    )
+
+
+def _score(asker: Asker, row: Mapping[str, Any]) -> dict[str, Any]:
+    usage = {"prompt_tokens": row["num_input_tokens"], "answer_tokens": row["num_generated_tokens"]}
+    try:
+        return asker.score_row(row, asker.judgment(row["logprobs"]), **usage)
+    except digits.AnswerError as error:
+        return asker.score_row(row, None, status=error.status, reason=str(error), **usage)
+
+
+class _Undone:
+    """Keeps the turns that have no score yet."""
+
+    def __init__(self, done: Any) -> None:
+        self._ref, self._done = done, None
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        import ray
+
+        if self._done is None:
+            self._done = ray.get(self._ref)
+        return batch.filter(pc.invert(pc.is_in(batch["turn_id"], self._done)))
+
+
+class _Ask:
+    """Turns → tokenized requests. A turn that cannot be asked is written as failed and goes no further."""
+
+    def __init__(self, asker: Asker, done: Any, directory: str) -> None:
+        self._asker, self._undone, self._directory = asker, _Undone(done), directory
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        asked, refused = [], []
+        for turn in self._undone(batch).to_pylist():
+            row = {name: turn[name] for name in ("turn_id", "dialogue_id", "index")}
+            try:
+                ids, dropped = self._asker.tokens(turn["context"], turn["response"])
+                asked.append({**row, "tokenized_prompt": ids, "context_dropped": dropped})
+            except digits.AnswerError as error:
+                refused.append(self._asker.score_row(row, None, status=error.status, reason=str(error)))
+        if refused:
+            parts.write(
+                self._directory, pa.Table.from_pylist(refused, schema=score_schema(self._asker.aspects))
+            )
+        return pa.Table.from_pylist(asked, schema=_REQUEST)
+
+
+class _Failed:
+    """Gives rows on which the engine failed the form of a score row without scores."""
+
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if batch.num_rows == 0:
+            return score_schema(self._asker.aspects).empty_table()
+        rows = []
+        for row in batch.to_pylist():
+            error = row.pop("__inference_error__", "")
+            rows.append(
+                self._asker.score_row(row, None, status="engine_error", reason=error) if error else row
+            )
+        return pa.Table.from_pylist(rows, schema=score_schema(self._asker.aspects))
+
+
+class _Write:
+    """Writes score rows as a part and passes on only counts."""
+
+    def __init__(self, directory: str, schema: pa.Schema) -> None:
+        self._directory, self._schema = directory, schema
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if batch.num_rows == 0:
+            return pa.table({name: pa.array([], pa.int64()) for name in _COUNTS})
+        rows = batch.select(self._schema.names).cast(self._schema)
+        counts = parts.write(self._directory, rows)
+        tokens = {name: pc.sum(rows[name]).as_py() or 0 for name in ("prompt_tokens", "answer_tokens")}
+        return pa.table({name: [value] for name, value in {**counts, **tokens}.items()})
+
+
+_COUNTS = (parts.OK, parts.FAILED, "prompt_tokens", "answer_tokens")
+_REQUEST = pa.schema(
+    [
+        ("turn_id", pa.string()),
+        ("dialogue_id", pa.string()),
+        ("index", pa.int32()),
+        ("tokenized_prompt", pa.list_(pa.int32())),
+        ("context_dropped", pa.int32()),
+    ]
+)

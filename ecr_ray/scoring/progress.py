@@ -1,0 +1,54 @@
+"""How a scoring run shows itself while it runs: a bar for people, metrics for Prometheus."""
+
+from typing import Any
+
+from ecr_ray.scoring import parts
+
+
+class Progress:
+    """One judge's progress: rate, time left and failures on a bar; the same counts as Ray metrics."""
+
+    def __init__(self, judge: str, total: int, done: int, position: int = 0) -> None:
+        from ray.util import metrics
+        from tqdm import tqdm
+
+        tags = {"judge": judge}
+        self._rows = metrics.Counter("ecr_score_rows", "Judgments by outcome", tag_keys=("judge", "outcome"))
+        self._tokens = metrics.Counter("ecr_score_tokens", "Tokens by kind", tag_keys=("judge", "kind"))
+        self._hit_rate = metrics.Gauge(
+            "ecr_score_prefix_cache_hit_rate",
+            "Share of prompt tokens found in the prefix cache",
+            tag_keys=("judge",),
+        )
+        for metric in (self._rows, self._tokens, self._hit_rate):
+            metric.set_default_tags(tags)
+        self._failed = 0
+        self._bar = tqdm(
+            total=total,
+            initial=done,
+            desc=judge,
+            unit="row",
+            position=position,
+            mininterval=0.5,
+            dynamic_ncols=True,
+        )
+
+    def add(self, counts: dict[str, int], cache: tuple[int, int]) -> None:
+        """Take the counts of one part, and the engines' prefix-cache totals (queries, hits) so far."""
+        self._failed += counts[parts.FAILED]
+        for outcome in (parts.OK, parts.FAILED):
+            if counts[outcome]:
+                self._rows.inc(counts[outcome], {"outcome": outcome})
+        for kind in ("prompt_tokens", "answer_tokens"):
+            if counts[kind]:
+                self._tokens.inc(counts[kind], {"kind": kind.removesuffix("_tokens")})
+        shown: dict[str, Any] = {"failed": self._failed}
+        if cache[0]:
+            self._hit_rate.set(cache[1] / cache[0])
+            shown["cached"] = f"{cache[1] / cache[0]:.0%}"
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(counts[parts.OK] + counts[parts.FAILED])
+
+    def close(self) -> None:
+        """Leave the finished bar on the screen."""
+        self._bar.close()

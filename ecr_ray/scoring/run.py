@@ -1,0 +1,356 @@
+"""The scoring stage: plan, prepare, judge, merge, compare, report; and pick up again after anything.
+
+Below the output directory `.work/` holds what a run has so far. It carries a fingerprint of everything that
+decides a score, so that a resumed run and an undisturbed one end with the same table, or it is refused.
+"""
+
+import json
+import time
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ecr_ray import prompts, storage
+from ecr_ray.cluster import inventory
+from ecr_ray.config import ConfigError, JudgeConfig, ScoreConfig, load_judges, nearest
+from ecr_ray.data.prepare import Prepared, write_tables
+from ecr_ray.data.reading import InputError, find
+from ecr_ray.errors import UserError
+from ecr_ray.models import tiny
+from ecr_ray.records import RunRecord, read_run, score_schema
+from ecr_ray.scoring import agreement, engine_stats_actor, engines, merge, parts, planner, summary
+from ecr_ray.scoring.progress import Progress
+from ecr_ray.scoring.requests import Asker
+
+WORK = ".work"
+# A rate over less than this says more about buffering than about an engine.
+MIN_TIMED_S = 5.0
+
+
+class TooManyFailures(UserError):
+    """More judgments failed than the user allows. The artifact is written all the same."""
+
+    exit_code = 4
+
+
+@dataclass
+class Outcome:
+    """What one judge did in this run. Start-up is the time to its first part; `timed_rows` came in the `seconds` after."""
+
+    judge: JudgeConfig
+    scores: pa.Table
+    failures: pa.Table
+    timed_rows: int = 0
+    startup_s: float = 0.0
+    seconds: float = 0.0
+    cache: tuple[int, int] = (0, 0)
+
+    def record(self) -> dict[str, Any]:
+        """The judge's entry in the run record."""
+        prompt_tokens = pc.sum(self.scores["prompt_tokens"]).as_py() or 0
+        answer_tokens = pc.sum(self.scores["answer_tokens"]).as_py() or 0
+        rows = self.scores.num_rows
+        return {
+            "name": self.judge.name,
+            "definition": asdict(self.judge),
+            "untrained": tiny.is_untrained(tiny.resolve_model(self.judge.model)),
+            "ok": rows,
+            "failed": self.failures.num_rows,
+            "startup_s": round(self.startup_s, 2),
+            "rows_per_s": round(self.timed_rows / self.seconds, 2) if self.seconds > MIN_TIMED_S else None,
+            "prompt_tokens": prompt_tokens,
+            "answer_tokens_per_row": answer_tokens / rows if rows else None,
+            "prefix_cache_hit_rate": self.cache[1] / self.cache[0] if self.cache[0] else None,
+        }
+
+
+@dataclass
+class Result:
+    """Where the artifact is and what the job prints about it."""
+
+    output: str
+    run: Mapping[str, Any]
+    lines: list[str] = field(default_factory=list)
+
+
+def chosen_judges(config: ScoreConfig) -> list[JudgeConfig]:
+    """The judges named in the config, with its overrides applied.
+
+    Raises:
+        ConfigError: an unknown or repeated name.
+    """
+    known = load_judges(config.profile, config.config)
+    judges = []
+    for name in config.judges:
+        if name not in known:
+            raise ConfigError(f"there is no judge {name!r}{nearest(name, list(known))}")
+        overrides = {
+            key: getattr(config, key)
+            for key in ("engines", "tensor_parallel_size", "max_model_len", "quantization")
+            if getattr(config, key) is not None
+        }
+        judges.append(replace(known[name], **overrides))
+    if len(set(config.judges)) < len(judges) or not judges:
+        raise ConfigError("--judges must name at least one judge, and none of them twice")
+    return judges
+
+
+def plan(judges: list[JudgeConfig]) -> tuple[str, bool]:
+    """What the judges need against what the connected cluster has: the text, and whether all fit at once.
+
+    Raises:
+        DoesNotFit: a judge does not fit even alone.
+        UserError: a model's size cannot be found out.
+    """
+    nodes = inventory.nodes()
+    shapes = {judge.name: _shape(judge) for judge in judges if judge.backend == "vllm"}
+    text = planner.table(judges, shapes, nodes)
+    for judge in judges:
+        if judge.backend == "vllm":
+            planner.check(judge, shapes[judge.name], nodes)
+    return text, planner.fit_together(judges, shapes, nodes)
+
+
+def score(config: ScoreConfig, judges: list[JudgeConfig], *, side_by_side: bool) -> Result:
+    """Run the stage on the connected cluster and write its artifact.
+
+    Raises:
+        InputError, ConfigError: the input or the settings cannot be used; nothing was started.
+        TooManyFailures: the artifact is written, but too many judgments failed.
+    """
+    started = time.perf_counter()
+    prepared = _prepare(config, judges)
+    turns = _turn_ids(config.output)
+    askers = [Asker(judge, config.rubric, config.seed) for judge in judges]
+    if side_by_side and len(askers) > 1:
+        with ThreadPoolExecutor(len(askers)) as pool:
+            outcomes = list(
+                pool.map(lambda n: _judge(config, askers[n], turns["turn_id"], n), range(len(askers)))
+            )
+    else:
+        outcomes = [_judge(config, asker, turns["turn_id"], 0) for asker in askers]
+    judged = time.perf_counter()
+    result = _finish(config, prepared, turns, outcomes, {"judging": judged - started}, started)
+    worst = max(outcomes, key=lambda o: o.failures.num_rows)
+    rate = worst.failures.num_rows / max(len(turns), 1)
+    if rate > config.max_failure_rate:
+        common = Counter(worst.failures["status"].to_pylist()).most_common(1)[0]
+        raise TooManyFailures(
+            f"{worst.failures.num_rows} of {len(turns)} judgments of {worst.judge.name} failed ({rate:.1%}; allowed "
+            f"{config.max_failure_rate:.1%}), most often {common[0]}: see {config.output}/failures.parquet"
+        )
+    return result
+
+
+def finished(config: ScoreConfig, judges: list[JudgeConfig]) -> Result | None:
+    """The result that is already there, if it was made with the same settings.
+
+    Raises:
+        InputError: something else is there, and --overwrite is not set.
+    """
+    run = read_run(config.output) if storage.exists(config.output) else None
+    if config.overwrite:
+        if run is not None and run["stage"] == "score":
+            storage.remove(config.output)
+        return None
+    if run is None:
+        return None
+    if run["stage"] != "score" or run["fingerprint"] != _fingerprint(config, judges):
+        raise InputError(
+            f"{config.output} holds a finished run of {run['stage']} with other settings or another input: "
+            "choose another --output, or replace it with --overwrite"
+        )
+    return Result(config.output, run, _lines(run))
+
+
+def _shape(judge: JudgeConfig) -> planner.Shape:
+    if judge.model in planner.KNOWN:
+        return planner.KNOWN[judge.model]
+    from transformers import AutoConfig
+
+    try:
+        return planner.shape_of(AutoConfig.from_pretrained(tiny.resolve_model(judge.model)).to_dict())
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"judge {judge.name}: cannot read the configuration of model {judge.model!r}: {error}"
+        ) from error
+
+
+def _fingerprint(config: ScoreConfig, judges: list[JudgeConfig]) -> dict[str, Any]:
+    """Everything that decides a score. How fast it comes (engines, batches) does not."""
+    source = find(config.input)
+    speed = {
+        "engines",
+        "tensor_parallel_size",
+        "cpus_per_engine",
+        "gpu_memory_utilization",
+        "cpu_kv_cache_gib",
+    }
+    speed |= {"max_num_seqs", "max_requests", "timeout_s", "api_key_env"}
+    value = {
+        "inputs": [storage.digest(file)["sha256"] for file in source.files],
+        "keep": source.keep,
+        "rubric": f"{config.rubric}/{prompts.PROMPT_VERSION}",
+        "judges": [{k: v for k, v in asdict(judge).items() if k not in speed} for judge in judges],
+        **{name: getattr(config, name) for name in ("limit", "seed", "max_message_chars", "number_rows")},
+    }
+    # Through JSON, because it is compared with what JSON gave back.
+    return json.loads(json.dumps(value, default=dict))
+
+
+def _prepare(config: ScoreConfig, judges: list[JudgeConfig]) -> Prepared:
+    """Turns on disk and the work directory, new or as an earlier run left them."""
+    work = storage.join(config.output, WORK)
+    fingerprint = _fingerprint(config, judges)
+    state_file = storage.join(work, "state.json")
+    if storage.exists(state_file):
+        state = storage.read_json(state_file)
+        if state["fingerprint"] == fingerprint:
+            print(f"going on with the unfinished run in {config.output}", flush=True)
+            return Prepared(**state["prepared"])
+        if not config.overwrite:
+            raise InputError(
+                f"{config.output} holds an unfinished run with other settings or another input: "
+                "repeat its command, choose another --output, or start over with --overwrite"
+            )
+    elif storage.exists(config.output) and storage.list_files(config.output) and not storage.exists(work):
+        raise InputError(
+            f"{config.output} exists and is not an artifact of this stage: choose another --output"
+        )
+    storage.remove(config.output)
+    storage.write_bytes(storage.join(work, "started"), b"")
+    prepared = write_tables(
+        config.input,
+        config.output,
+        limit=config.limit,
+        max_message_chars=config.max_message_chars,
+        number_rows=config.number_rows,
+    )
+    if not prepared.turns:
+        raise InputError(f"there is not one turn to score in {config.input} ({prepared.summary()})")
+    storage.write_json(state_file, {"fingerprint": fingerprint, "prepared": asdict(prepared)})
+    return prepared
+
+
+def _turn_ids(output: str) -> pa.Table:
+    files = storage.list_files(storage.join(output, "turns"), (".parquet",))
+    return pa.concat_tables([storage.read_parquet(f, ["turn_id", "dialogue_id", "index"]) for f in files])
+
+
+def _judge(config: ScoreConfig, asker: Asker, turn_ids: pa.ChunkedArray, position: int) -> Outcome:
+    """Let one judge score what it has not scored yet, with further passes over what failed."""
+    import ray
+
+    directory = storage.join(config.output, WORK, asker.judge.name)
+    name = f"ecr-engine-stats-{uuid.uuid4().hex[:8]}"
+    stats = ray.remote(engine_stats_actor.EngineStats).options(name=name, num_cpus=0).remote()
+    work = engines.Work(
+        storage.join(config.output, "turns"), directory, config.batch_size, config.concurrent_batches, name
+    )
+    outcome = Outcome(asker.judge, pa.table({}), pa.table({}))
+    for _ in range(1 + config.retries):
+        parts.forget_failures(directory)
+        done = len(parts.done_ids(directory))
+        if done == len(turn_ids):
+            break
+        bar = Progress(asker.judge.name, len(turn_ids), done, position)
+        _run_pass(asker, work, stats, bar, outcome)
+        bar.close()
+    ray.kill(stats)
+    outcome.scores, outcome.failures = parts.join(
+        directory, turn_ids.combine_chunks(), score_schema(asker.aspects)
+    )
+    return outcome
+
+
+def _run_pass(asker: Asker, work: engines.Work, stats: Any, bar: Progress, outcome: Outcome) -> None:
+    import ray
+
+    started = last = time.perf_counter()
+    first = None
+    for counts in engines.run_pass(asker, work):
+        last = time.perf_counter()
+        outcome.cache = ray.get(stats.totals.remote())
+        bar.add(counts, outcome.cache)
+        if first is None:
+            # The first part stands for start-up; the rate is measured from there on.
+            first = last
+        else:
+            outcome.timed_rows += counts[parts.OK] + counts[parts.FAILED]
+    outcome.startup_s += (first or last) - started
+    outcome.seconds += last - (first or last)
+
+
+def _finish(
+    config: ScoreConfig,
+    prepared: Prepared,
+    turns: pa.Table,
+    outcomes: list[Outcome],
+    timings: dict[str, float],
+    started: float,
+) -> Result:
+    """Write scores, failures, targets, agreement, page and, last, the run record."""
+    judges = [outcome.judge for outcome in outcomes]
+    aspects = tuple(prompts.RUBRICS[config.rubric].aspects)
+    tables = {outcome.judge.name: outcome.scores for outcome in outcomes}
+    output = config.output
+    storage.write_parquet(storage.join(output, "scores.parquet"), pa.concat_tables(tables.values()))
+    failures = pa.concat_tables([outcome.failures for outcome in outcomes])
+    storage.write_parquet(storage.join(output, "failures.parquet"), failures)
+    targets = merge.merge(list(tables.values()), turns, aspects)
+    storage.write_parquet(storage.join(output, "targets.parquet"), targets)
+    compared: list[dict[str, Any]] = []
+    if len(tables) > 1:
+        before = time.perf_counter()
+        compared = agreement.agreement(tables, aspects, resamples=config.bootstrap, seed=config.seed)
+        timings["agreement"] = time.perf_counter() - before
+        storage.write_json(storage.join(output, "agreement.json"), compared)
+    reasons = Counter(
+        f"{row['judge']}: {row['status']}" for row in failures.select(["judge", "status"]).to_pylist()
+    )
+    record = RunRecord(
+        stage="score",
+        config=asdict(config),
+        seed=config.seed,
+        inputs=prepared.inputs,
+        rows={
+            "dialogues": prepared.dialogues,
+            "turns": len(turns),
+            "scores": sum(t.num_rows for t in tables.values()),
+            "failed": failures.num_rows,
+            "quarantined": prepared.quarantined,
+        },
+        failures={**{f"input: {k}": v for k, v in prepared.reasons.items()}, **reasons},
+        timings={**timings, "total": time.perf_counter() - started},
+        details={
+            "judges": [outcome.record() for outcome in outcomes],
+            "agreement": compared,
+            "fingerprint": _fingerprint(config, judges),
+        },
+    )
+    html = summary.page(record.as_dict(), tables, aspects)
+    storage.write_bytes(storage.join(output, "summary.html"), html.encode())
+    run = record.write(output)
+    storage.remove(storage.join(output, WORK))
+    return Result(output, run, _lines(run))
+
+
+def _lines(run: Mapping[str, Any]) -> list[str]:
+    """What a run prints at its end."""
+    lines = []
+    for judge in run["judges"]:
+        rate = f", {judge['rows_per_s']:.1f} rows/s" if judge["rows_per_s"] else ""
+        cached = judge["prefix_cache_hit_rate"]
+        hits = f", prefix cache {cached:.0%}" if cached is not None else ""
+        noise = "  [untrained: these scores are noise]" if judge["untrained"] else ""
+        lines.append(
+            f"{judge['name']}: {judge['ok']:,} scored, {judge['failed']:,} failed{rate}{hits}{noise}"
+        )
+    lines += [f"  {reason}: {count}" for reason, count in run["failures"].items()]
+    return lines
