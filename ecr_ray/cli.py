@@ -29,10 +29,7 @@ def _quiet() -> None:
     """Keep other people's start-up chatter off the screen; their warnings and errors stay."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    # ray reads these before it configures its loggers; the details stay in its log files.
-    os.environ.setdefault("RAY_DATA_LOG_LEVEL", "WARNING")
-    for name in ("ray", "ray.data", "DeepSpeed"):
-        logging.getLogger(name).setLevel(logging.WARNING if name != "DeepSpeed" else logging.ERROR)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
 
 def announce(stage: str, settings: Any) -> None:

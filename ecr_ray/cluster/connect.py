@@ -1,5 +1,6 @@
 """Join the Ray cluster that is there, or start one on this machine."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -20,13 +21,14 @@ def connect() -> str:
     if ray.is_initialized():
         return "the Ray cluster this process is in"
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(runtime_env=runtime_env, log_to_driver=False)
+        ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.WARNING)
         return f"the Ray cluster at {os.environ['RAY_ADDRESS']}"
     context = ray.init(
         num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
         include_dashboard=True,
         dashboard_host="127.0.0.1",
         log_to_driver=False,
+        logging_level=logging.WARNING,
         runtime_env=runtime_env,
     )
     return f"a Ray cluster on this machine, dashboard http://{context.dashboard_url}"

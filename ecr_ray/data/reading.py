@@ -170,7 +170,7 @@ def _open_lines(file: str) -> Iterator[tuple[str, Any]]:
             for member in members:
                 with archive.open(member) as lines:
                     yield f"{file}/{member}", lines
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, pa.ArrowInvalid) as error:
         raise InputError(f"{file} is not a readable zip file: {error}") from error
 
 

@@ -4,6 +4,7 @@ Turns are read in the order of their dialogues and travel in blocks of neighbour
 dialogue's turns one after the other and its prefix cache pays for the dialogue once.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 from ecr_ray.config import JudgeConfig
 from ecr_ray.models import tiny
 from ecr_ray.records import score_schema
-from ecr_ray.scoring import digits, engine_stats_actor, http_judge, parts
+from ecr_ray.scoring import digits, engine_stats_actor, http_judge, orphans, parts
 from ecr_ray.scoring.requests import Asker
 
 # Tasks that only move rows: a small share of a CPU, so that a two-core machine runs them beside an engine.
@@ -49,6 +50,9 @@ def run_pass(asker: Asker, work: Work) -> Iterator[dict[str, int]]:
     # Ray Data's own bars would fight with the job's. Polling the memory of a process that maps a whole model
     # every second costs an engine on the same cores a tenth of its speed.
     context.enable_progress_bars = False
+    for handler in logging.getLogger("ray.data").handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setLevel(logging.WARNING)
     context.memory_usage_poll_interval_s = None
     done = ray.put(parts.done_ids(work.directory))
     turns = ray.data.read_parquet(work.turns, columns=TURN_COLUMNS)
@@ -90,7 +94,7 @@ def engine_kwargs(judge: JudgeConfig, seed: int) -> dict[str, Any]:
 
 def engine_env(judge: JudgeConfig, stats_actor: str | None = None) -> dict[str, str]:
     """Environment variables of a judge's engines."""
-    env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", orphans.VARIABLE: "1"}
     if stats_actor:
         env[engine_stats_actor.VARIABLE] = stats_actor
     if judge.device == "cpu":

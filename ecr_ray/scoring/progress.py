@@ -1,5 +1,7 @@
 """How a scoring run shows itself while it runs: a bar for people, metrics for Prometheus."""
 
+import sys
+import sys
 from typing import Any
 
 from ecr_ray.scoring import parts
@@ -29,7 +31,8 @@ class Progress:
             desc=judge,
             unit="row",
             position=position,
-            mininterval=0.5,
+            # In a log file a bar is a line at a time: fewer of them.
+            mininterval=0.5 if sys.stderr.isatty() else 10,
             dynamic_ncols=True,
         )
 

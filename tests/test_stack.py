@@ -1,0 +1,67 @@
+"""The environment as installed: everything imports together, and the calls we lean on look as we think."""
+
+import inspect
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+STACK = "torch transformers peft trl deepspeed accelerate vllm ray.data.llm ray.train.torch ray.tune ray.serve nltk pyarrow"
+
+
+def test_the_whole_stack_imports_in_one_process():
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(f"import {name}" for name in STACK.split())], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("name", ["torchvision", "torchaudio", "torchcodec"])
+def test_a_cpu_torch_stands_without_packages_built_for_another(name):
+    if "+cpu" not in metadata.version("torch"):
+        pytest.skip("this torch is not a CPU build")
+    with pytest.raises(metadata.PackageNotFoundError):
+        metadata.version(name)
+
+
+def test_every_module_imports_without_loading_an_engine():
+    code = (
+        "import pkgutil, importlib, sys, ecr_ray\n"
+        "for m in pkgutil.walk_packages(ecr_ray.__path__, 'ecr_ray.'):\n"
+        "    if m.name != 'ecr_ray.scoring.engine_stats': importlib.import_module(m.name)\n"
+        "assert not {'vllm', 'deepspeed', 'torch'} & set(sys.modules), set(sys.modules) & {'vllm', 'deepspeed', 'torch'}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_ray_data_llm_takes_the_arguments_we_pass():
+    from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+    wanted = {
+        "model_source", "engine_kwargs", "batch_size", "concurrency", "max_concurrent_batches", "max_pending_requests",
+        "should_continue_on_error", "log_engine_metrics", "placement_group_config", "chat_template_stage",
+        "tokenize_stage", "detokenize_stage", "runtime_env",
+    }  # fmt: skip
+    assert wanted <= set(vLLMEngineProcessorConfig.model_fields)
+    assert {"config", "preprocess", "postprocess", "preprocess_map_kwargs", "postprocess_map_kwargs"} <= set(
+        inspect.signature(build_processor).parameters
+    )
+
+
+def test_vllm_takes_the_arguments_we_pass():
+    from vllm import SamplingParams
+    from vllm.v1.metrics.loggers import StatLoggerBase
+
+    wanted = {"temperature", "max_tokens", "allowed_token_ids", "logprob_token_ids", "detokenize"}
+    assert wanted <= set(inspect.signature(SamplingParams).parameters)
+    assert list(inspect.signature(StatLoggerBase.record).parameters)[1:] == [
+        "scheduler_stats", "iteration_stats", "mm_cache_stats", "engine_idx",
+    ]  # fmt: skip
+
+
+def test_the_prefix_cache_reporter_is_known_to_vllm():
+    from vllm.v1.metrics.loggers import load_stat_logger_plugin_factories
+
+    assert "PrefixCacheReporter" in [factory.__name__ for factory in load_stat_logger_plugin_factories()]
