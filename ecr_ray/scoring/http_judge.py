@@ -65,7 +65,14 @@ class HttpJudge:
             "temperature": judge.temperature,
             "max_tokens": ANSWER_TOKENS,
             "seed": self._asker.seed,
-            "response_format": {"type": "json_object"},
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {
+                    "name": "judgment",
+                    "schema": digits.json_schema(self._asker.aspects),
+                    "strict": True,
+                },
+            },
         }
         failure = digits.AnswerError("http_error", "not asked")
         for attempt in range(TRIES):

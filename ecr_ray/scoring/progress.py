@@ -1,7 +1,6 @@
 """How a scoring run shows itself while it runs: a bar for people, metrics for Prometheus."""
 
 import sys
-import sys
 from typing import Any
 
 from ecr_ray.scoring import parts

@@ -1,0 +1,264 @@
+"""The main job through its front doors, on real Ray and real vLLM engines, with real faults."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from ecr_ray.data import reading
+from tests.conftest import ROOT
+from tests.data.test_redial import DIALOGUE
+
+pytestmark = pytest.mark.slow
+
+
+def score(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "jobs/score.py", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process, code):
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-5000:]}"
+    return out, err
+
+
+def table(directory, name="scores"):
+    return pq.read_table(directory / f"{name}.parquet")
+
+
+# -- one good run, two judges, by `ray job submit` --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def submitted(cluster, tmp_path_factory):
+    out = tmp_path_factory.mktemp("submitted") / "score"
+    done = subprocess.run(
+        [os.path.join(os.path.dirname(sys.executable), "ray"), "job", "submit", "--", sys.executable, "jobs/score.py",
+         "--output", out, "--judges", "tiny-a", "tiny-b", "--limit", "120", "--bootstrap", "50"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
+    return out, done.stdout
+
+
+def test_every_turn_has_a_score_from_every_judge(submitted):
+    out, _ = submitted
+    scores = table(out).to_pandas()
+    assert scores.groupby("judge").size().to_dict() == {"tiny-a": 120, "tiny-b": 120}
+    assert not scores.duplicated(["turn_id", "judge"]).any()
+    for aspect in ("empathy", "informativeness", "recommendation", "engagement", "overall", "confidence"):
+        assert scores[aspect].between(0, 1).all()
+    # The judges read the texts: scores differ from turn to turn, and from judge to judge.
+    assert scores.groupby("judge")["overall"].std().min() > 0.005
+    assert (scores["answer_tokens"] == 4).all()
+
+
+def test_the_scores_are_those_of_the_model_itself(submitted):
+    """The same prompts through plain transformers give the same digits' distributions."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from ecr_ray.config import JudgeConfig
+    from ecr_ray.models import tiny
+    from ecr_ray.scoring.requests import Asker
+
+    out, _ = submitted
+    model = AutoModelForCausalLM.from_pretrained(tiny.resolve_model("tiny:0"))
+    asker = Asker(JudgeConfig(model="tiny:0", name="tiny-a", max_model_len=2048), "ecr-ma")
+    turns = {t["turn_id"]: t for f in sorted((out / "turns").iterdir()) for t in pq.read_table(f).to_pylist()}
+    digits = list(asker.digit_ids)
+    for row in table(out).slice(0, 12).to_pylist():
+        ids, _ = asker.tokens(turns[row["turn_id"]]["context"], turns[row["turn_id"]]["response"])
+        for aspect in asker.aspects:
+            with torch.no_grad():
+                probs = model(torch.tensor([ids])).logits[0, -1, digits].softmax(-1).numpy()
+            assert row[aspect] == pytest.approx(float(probs @ np.arange(10) / 9), abs=2e-4)
+            ids = [*ids, digits[int(probs.argmax())]]
+
+
+def test_judges_are_merged_and_compared(submitted):
+    out, _ = submitted
+    scores, targets = table(out).to_pandas(), table(out, "targets").to_pandas()
+    assert (targets["judges"] == 2).all() and len(targets) == 120
+    mean = scores.groupby("turn_id")["empathy"].mean()
+    assert np.allclose(targets.set_index("turn_id")["empathy"].sort_index(), mean.sort_index(), atol=1e-6)
+    compared = json.loads((out / "agreement.json").read_text())
+    pair = next(r for r in compared if r["aspect"] == "overall" and "spearman" in r)
+    assert pair["n"] == 120 and pair["spearman"]["low"] <= pair["spearman"]["value"] <= pair["spearman"]["high"]
+
+
+def test_the_run_record_and_the_page_say_that_the_judges_are_untrained(submitted):
+    out, printed = submitted
+    run = json.loads((out / "run.json").read_text())
+    assert [j["untrained"] for j in run["judges"]] == [True, True]
+    assert printed.count("[untrained: these scores are noise]") == 2
+    assert 0.3 < run["judges"][0]["prefix_cache_hit_rate"] < 1
+    assert run["rows"]["turns"] == 120 and run["inputs"][0]["sha256"]
+    page = (out / "summary.html").read_text()
+    assert "is untrained" in page and "<svg" in page and "Krippendorff" in page
+    assert not re.search(r"(src|href)=\"http", page)
+
+
+def test_the_same_command_again_finds_the_result_and_another_is_refused(submitted):
+    out, _ = submitted
+    same = ["--output", out, "--judges", "tiny-a", "tiny-b", "--limit", "120", "--bootstrap", "50"]
+    printed, _ = finish(score(*same), 0)
+    assert "already complete" in printed
+    _, error = finish(score("--output", out, "--limit", "5"), 1)
+    assert "holds a finished run of score with other settings" in error
+
+
+def test_a_judge_that_does_not_fit_is_refused_before_anything_loads(cluster, tmp_path):
+    _, error = finish(score("--profile", "node", "--output", tmp_path / "x"), 1)
+    assert "judge llama-2-7b-chat does not fit: it needs 1 GPU and the cluster has none" in error
+    assert not (tmp_path / "x").exists()
+
+
+# -- a thousand good rows and two hundred broken ones, undisturbed and killed -------------------------------------------
+
+
+def turn(n):
+    context = [{"role": "seeker", "text": f"Number {n}: I want a film about {'very ' * (n % 7)}old ships."}]
+    return {"turn_id": f"d{n // 8}:{2 * (n % 8) + 1}", "context": context, "response": f"Try film {n % 90} of {1930 + n % 90}."}
+
+
+def broken(n):
+    """The n-th broken line, and what its reason must say."""
+    good = turn(5000 + n)
+    kinds = [
+        (json.dumps(good)[:-10].encode(), "not valid JSON"),
+        (json.dumps({**good, "response": 5}).encode(), "not text but a number"),
+        (json.dumps({**good, "context": {"a": 1}}).encode(), "not a list but an object"),
+        (json.dumps({k: v for k, v in good.items() if k != "turn_id"}).encode(), "missing"),
+        (json.dumps(turn(n)).encode(), "duplicate of"),
+        (json.dumps({**good, "response": "  "}).encode(), "empty text"),
+        (json.dumps({**good, "response": "x" * 2**20}).encode(), "1,048,576 characters"),
+        (json.dumps(good).encode().replace(b"film", b"fi\xfflm", 1), "is not valid UTF-8"),
+        (json.dumps({**good, "target_movie_ids": [None]}).encode(), "a movie id is null"),
+        (json.dumps({**DIALOGUE, "conversationId": f"x{n}", "movieMentions": {"null": None}}).encode(), "is not a number"),
+    ]
+    return kinds[n % len(kinds)]
+
+
+@pytest.fixture(scope="module")
+def dirty(tmp_path_factory):
+    file = tmp_path_factory.mktemp("dirty") / "turns.jsonl"
+    lines = [json.dumps(turn(n)).encode() for n in range(1000)]
+    for n in range(200):
+        lines.insert(min(len(lines), 400 + 4 * n), broken(n)[0])
+    file.write_bytes(b"\n".join(lines) + b"\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, dirty, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "score"
+    return out, *finish(score("--input", dirty, "--output", out, "--batch-size", "32"), 3)
+
+
+def test_good_rows_are_scored_and_broken_ones_named(undisturbed, dirty):
+    out, printed, _ = undisturbed
+    assert sorted(table(out)["turn_id"].to_pylist()) == sorted(turn(n)["turn_id"] for n in range(1000))
+    refused = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
+    assert len(refused) == 200
+    by_line = {r["line"]: r for r in refused}
+    lines = dirty.read_bytes().split(b"\n")
+    expected = {broken(n)[0]: broken(n)[1] for n in range(200)}
+    for number, found in by_line.items():
+        assert expected[lines[number - 1]] in found["reason"] and found["file"] == str(dirty) and found["field"]
+    assert printed.strip().endswith("1,000 turns, 1,000 scores, 0 failed, 200 input lines in quarantine")
+    run = json.loads((out / "run.json").read_text())
+    assert sum(run["failures"].values()) == 200
+
+
+def ray_children(pattern):
+    return [p for p in psutil.process_iter(["cmdline"]) if re.search(pattern, " ".join(p.info["cmdline"] or []))]
+
+
+def wait_for(condition, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.2)
+
+
+def test_killed_driver_and_engine_leave_the_same_table_and_no_process(undisturbed, dirty, tmp_path):
+    out = tmp_path / "score"
+    command = ("--input", dirty, "--output", out, "--batch-size", "32", "--concurrent-batches", "2")
+
+    def parts():
+        return len(list((out / ".work" / "tiny-a").glob("ok-*"))) if out.exists() else 0
+
+    first = score(*command)
+    wait_for(lambda: parts() >= 2, 180, "the first parts")
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    at_kill = parts()
+    assert 0 < at_kill < 1000 / 32
+    wait_for(lambda: not ray_children("VLLM::"), 60, "the dead driver's engine to end")
+
+    second = score(*command)
+    wait_for(lambda: ray_children("VLLM::EngineCore"), 120, "the second engine")
+    wait_for(lambda: parts() > at_kill, 180, "further parts")
+    (actor,) = ray_children(r"ray::MapWorker\(MapBatches\(vLLMEngineStageUDF")
+    actor.kill()
+    printed, _ = finish(second, 3)
+    assert f"going on with the unfinished run in {out}" in printed
+
+    killed, whole = table(out), table(undisturbed[0])
+    assert killed["turn_id"].equals(whole["turn_id"])
+    for column in ("empathy", "overall", "confidence"):
+        assert np.allclose(killed[column], whole[column], atol=1e-4)
+    wait_for(lambda: not ray_children("VLLM::"), 60, "the engines to end")
+
+
+# -- failed rows ----------------------------------------------------------------------------------------------------
+
+
+def test_failures_are_written_apart_counted_and_fail_the_job(cluster, tmp_path):
+    lines = [turn(n) for n in range(40)]
+    lines[7]["response"] = "word " * 600
+    file = tmp_path / "turns.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    out = tmp_path / "score"
+    _, error = finish(score("--input", file, "--output", out, "--max-model-len", "400"), 4)
+    assert "1 of 40 judgments of tiny-a failed (2.5%; allowed 1.0%), most often prompt_too_long" in error
+    (failed,) = table(out, "failures").to_pylist()
+    assert failed["turn_id"] == lines[7]["turn_id"] and failed["overall"] is None and "tokens" in failed["reason"]
+    assert table(out).num_rows == 39
+    assert table(out, "targets").to_pandas().set_index("turn_id").loc[lines[7]["turn_id"], "judges"] == 0
+    assert json.loads((out / "run.json").read_text())["failures"] == {"tiny-a: prompt_too_long": 1}
+
+
+def test_the_input_is_checked_before_a_cluster_is_asked(tmp_path):
+    _, error = finish(score("--input", tmp_path / "nothing.jsonl", "--output", tmp_path / "x"), 1)
+    assert error.strip() == f"error: there is no file or directory '{tmp_path / 'nothing.jsonl'}'"
+
+
+def test_a_directory_of_somebody_else_is_left_alone(cluster, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    _, error = finish(score("--output", tmp_path), 1)
+    assert "is not an artifact of this stage" in error
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_the_sample_is_what_the_job_reads_without_an_argument():
+    assert reading.find("sample").files[0].endswith("data/sample/dialogues.jsonl")
