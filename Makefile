@@ -41,5 +41,8 @@ lock:  ## resolve pyproject.toml into requirements/*.lock (needs uv)
 	uv pip compile pyproject.toml --extra gpu --extra dev --universal --python-version 3.11 \
 	  --no-header --no-annotate -o requirements/gpu.lock
 
+figures: install  ## put the measured tables into README.md
+	$(BIN)/python -m ecr_ray.benchmarks.figures
+
 clean:
 	rm -rf $(VENV) runs .cache

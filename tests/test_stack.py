@@ -12,7 +12,9 @@ STACK = "torch transformers peft trl deepspeed accelerate vllm ray.data.llm ray.
 
 def test_the_whole_stack_imports_in_one_process():
     done = subprocess.run(
-        [sys.executable, "-c", "\n".join(f"import {name}" for name in STACK.split())], capture_output=True, text=True
+        [sys.executable, "-c", "\n".join(f"import {name}" for name in STACK.split())],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 

@@ -36,9 +36,12 @@ def test_a_full_disk_is_an_error_and_not_a_short_file(tmp_path):
     import shutil
     import subprocess
 
-    if not shutil.which("mount") or subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True
-    ).returncode:
+    if (
+        not shutil.which("mount")
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], capture_output=True
+        ).returncode
+    ):
         pytest.skip("needs the right to mount a small tmpfs")
     try:
         with pytest.raises(OSError, match="No space left"):

@@ -26,6 +26,7 @@ class PrefixCacheReporter(StatLoggerBase):
         self._actor = ray.get_actor(name) if name and ray.is_initialized() else None
         self._engine = f"{os.getpid()}.{engine_index}@{ray.util.get_node_ip_address()}" if self._actor else ""
         self._queries = self._hits = 0
+        self._first_step: float | None = None
         self._reported = 0.0
 
     def record(
@@ -34,12 +35,14 @@ class PrefixCacheReporter(StatLoggerBase):
         """Called by vLLM after every engine step."""
         if self._actor is None or scheduler_stats is None:
             return
+        if self._first_step is None:
+            self._first_step = time.time()
         self._queries += scheduler_stats.prefix_cache_stats.queries
         self._hits += scheduler_stats.prefix_cache_stats.hits
         # An idle engine reports at once: its next step may be far off, or never come.
         idle = scheduler_stats.num_running_reqs == 0 and scheduler_stats.num_waiting_reqs == 0
         if idle or time.monotonic() - self._reported > _EVERY_S:
-            self._actor.report.remote(self._engine, self._queries, self._hits)
+            self._actor.report.remote(self._engine, self._queries, self._hits, self._first_step)
             self._reported = time.monotonic()
 
     def log_engine_initialized(self) -> None:

@@ -1,4 +1,4 @@
-"""Collects what the engines of one run say about their prefix caches. Imports without vLLM."""
+"""Collects what the engines of one pass say about themselves. Imports without vLLM."""
 
 VARIABLE = "ECR_ENGINE_STATS_ACTOR"
 
@@ -7,12 +7,13 @@ class EngineStats:
     """A small actor: the latest totals of every engine that ever reported."""
 
     def __init__(self) -> None:
-        self._totals: dict[str, tuple[int, int]] = {}
+        self._totals: dict[str, tuple[int, int, float]] = {}
 
-    def report(self, engine: str, queries: int, hits: int) -> None:
-        """Take an engine's totals in tokens."""
-        self._totals[engine] = (queries, hits)
+    def report(self, engine: str, queries: int, hits: int, first_step: float) -> None:
+        """Take an engine's totals in tokens, and when (seconds since the epoch) it made its first step."""
+        self._totals[engine] = (queries, hits, first_step)
 
-    def totals(self) -> tuple[int, int]:
-        """(queries, hits) in tokens over all engines."""
-        return sum(q for q, _ in self._totals.values()), sum(h for _, h in self._totals.values())
+    def totals(self) -> tuple[int, int, float | None]:
+        """(queries, hits) in tokens over all engines, and the first step of the first of them."""
+        queries, hits, steps = zip(*self._totals.values(), strict=True) if self._totals else ((), (), ())
+        return sum(queries), sum(hits), min(steps, default=None)

@@ -41,12 +41,12 @@ class TooManyFailures(UserError):
 
 @dataclass
 class Outcome:
-    """What one judge did in this run. Start-up is the time to its first part; `timed_rows` came in the `seconds` after."""
+    """What one judge did in this run; `seconds` from its engines' first step to its last part."""
 
     judge: JudgeConfig
     scores: pa.Table
     failures: pa.Table
-    timed_rows: int = 0
+    rows_now: int = 0
     startup_s: float = 0.0
     seconds: float = 0.0
     cache: tuple[int, int] = (0, 0)
@@ -63,7 +63,7 @@ class Outcome:
             "ok": rows,
             "failed": self.failures.num_rows,
             "startup_s": round(self.startup_s, 2),
-            "rows_per_s": round(self.timed_rows / self.seconds, 2) if self.seconds > MIN_TIMED_S else None,
+            "rows_per_s": round(self.rows_now / self.seconds, 2) if self.seconds > MIN_TIMED_S else None,
             "prompt_tokens": prompt_tokens,
             "answer_tokens_per_row": answer_tokens / rows if rows else None,
             "prefix_cache_hit_rate": self.cache[1] / self.cache[0] if self.cache[0] else None,
@@ -245,13 +245,9 @@ def _turn_ids(output: str) -> pa.Table:
 
 def _judge(config: ScoreConfig, asker: Asker, turn_ids: pa.ChunkedArray, position: int) -> Outcome:
     """Let one judge score what it has not scored yet, with further passes over what failed."""
-    import ray
-
     directory = storage.join(config.output, WORK, asker.judge.name)
-    name = f"ecr-engine-stats-{uuid.uuid4().hex[:8]}"
-    stats = ray.remote(engine_stats_actor.EngineStats).options(name=name, num_cpus=0).remote()
     work = engines.Work(
-        storage.join(config.output, "turns"), directory, config.batch_size, config.concurrent_batches, name
+        storage.join(config.output, "turns"), directory, config.batch_size, config.concurrent_batches
     )
     outcome = Outcome(asker.judge, pa.table({}), pa.table({}))
     for _ in range(1 + config.retries):
@@ -260,31 +256,36 @@ def _judge(config: ScoreConfig, asker: Asker, turn_ids: pa.ChunkedArray, positio
         if done == len(turn_ids):
             break
         bar = Progress(asker.judge.name, len(turn_ids), done, position)
-        _run_pass(asker, work, stats, bar, outcome)
+        _run_pass(asker, work, bar, outcome)
         bar.close()
-    ray.kill(stats)
     outcome.scores, outcome.failures = parts.join(
         directory, turn_ids.combine_chunks(), score_schema(asker.aspects)
     )
     return outcome
 
 
-def _run_pass(asker: Asker, work: engines.Work, stats: Any, bar: Progress, outcome: Outcome) -> None:
+def _run_pass(asker: Asker, work: engines.Work, bar: Progress, outcome: Outcome) -> None:
+    """One pass, with its counts and times added to the outcome.
+
+    The clock of the rate starts at the engines' first step, so that it holds everything but their start-up.
+    """
     import ray
 
-    started = last = time.perf_counter()
-    first = None
-    for counts in engines.run_pass(asker, work):
-        last = time.perf_counter()
-        outcome.cache = ray.get(stats.totals.remote())
-        bar.add(counts, outcome.cache)
-        if first is None:
-            # The first part stands for start-up; the rate is measured from there on.
-            first = last
-        else:
-            outcome.timed_rows += counts[parts.OK] + counts[parts.FAILED]
-    outcome.startup_s += (first or last) - started
-    outcome.seconds += last - (first or last)
+    name = f"ecr-engine-stats-{uuid.uuid4().hex[:8]}"
+    stats = ray.remote(engine_stats_actor.EngineStats).options(name=name, num_cpus=0).remote()
+    started = last = time.time()
+    queries = hits = 0
+    first_step: float | None = None
+    for counts in engines.run_pass(asker, replace(work, stats_actor=name)):
+        last = time.time()
+        queries, hits, first_step = ray.get(stats.totals.remote())
+        bar.add(counts, (queries, hits))
+        outcome.rows_now += counts[parts.OK] + counts[parts.FAILED]
+    ray.kill(stats)
+    begun = first_step or started
+    outcome.startup_s += begun - started
+    outcome.seconds += max(last - begun, 0.0)
+    outcome.cache = (outcome.cache[0] + queries, outcome.cache[1] + hits)
 
 
 def _finish(

@@ -22,7 +22,9 @@ def read(location, **limits):
 
 def test_refused_lines_are_named_and_the_rest_is_read(tmp_path):
     file = tmp_path / "train_data.jsonl"
-    file.write_bytes(line() + line()[:40] + b"\n" + b'{"a": "\xff"}\n\n' + line() + b"[1]\n" + line(conversationId="8"))
+    file.write_bytes(
+        line() + line()[:40] + b"\n" + b'{"a": "\xff"}\n\n' + line() + b"[1]\n" + line(conversationId="8")
+    )
     rows = read(file)
     assert [r.value["dialogue_id"] for r in rows if not isinstance(r, Rejected)] == ["7", "8"]
     assert [str(r).removeprefix(f"{file}, ") for r in rows[2:-1]] == [
@@ -54,7 +56,11 @@ def test_parquet_of_this_project_comes_back_as_it_was(tmp_path):
 
     (tmp_path / "test.jsonl").write_bytes(line())
     prepare.write_tables(
-        str(tmp_path / "test.jsonl"), str(tmp_path / "out"), limit=None, max_message_chars=1000, number_rows=False
+        str(tmp_path / "test.jsonl"),
+        str(tmp_path / "out"),
+        limit=None,
+        max_message_chars=1000,
+        number_rows=False,
     )
     (dialogue,) = read(tmp_path / "out" / "dialogues")
     assert dialogue.value == next(iter(read(tmp_path / "test.jsonl"))).value
@@ -93,4 +99,7 @@ def test_a_null_movie_in_a_turn_is_refused(tmp_path):
 def test_rows_are_numbered_on_request(tmp_path):
     (tmp_path / "part_1.jsonl").write_text('{"context": ["a"], "resp": "b"}\n' * 2)
     assert [type(r) for r in read(tmp_path / "part_1.jsonl")] == [Rejected, Rejected]
-    assert [r.value["turn_id"] for r in read(tmp_path / "part_1.jsonl", number_rows=True)] == ["part_1-1", "part_1-2"]
+    assert [r.value["turn_id"] for r in read(tmp_path / "part_1.jsonl", number_rows=True)] == [
+        "part_1-1",
+        "part_1-2",
+    ]

@@ -34,22 +34,41 @@ def test_a_dialogue_is_read_with_names_in_place_of_ids():
     assert [m["text"] for m in found["messages"]] == [
         "I liked Heat (1995)\nand you?", "Try Lilo & Stitch ,", "or @13 or Who? (2001) or @99", "ok", "bye",
     ]  # fmt: skip
-    assert [m["role"] for m in found["messages"]] == ["seeker", "recommender", "recommender", "seeker", "recommender"]
+    assert [m["role"] for m in found["messages"]] == [
+        "seeker",
+        "recommender",
+        "recommender",
+        "seeker",
+        "recommender",
+    ]
     assert found["messages"][2]["movie_ids"] == ["13", "14"]
-    assert found["messages"][0]["emotions"] == [{"label": "like", "prob": 0.75}, {"label": "curious", "prob": 0.25}]
+    assert found["messages"][0]["emotions"] == [
+        {"label": "like", "prob": 0.75},
+        {"label": "curious", "prob": 0.25},
+    ]
 
 
 def test_what_the_form_does_not_say_stays_null():
     mentions = {m["movie_id"]: m for m in parse()["mentions"]}
     assert mentions["11"] == {"movie_id": "11", "title": "Heat (1995)", "suggested": 0, "seen": 1, "liked": 1}
-    assert mentions["12"] == {"movie_id": "12", "title": "Lilo & Stitch", "suggested": None, "seen": None, "liked": None}
+    assert mentions["12"] == {
+        "movie_id": "12",
+        "title": "Lilo & Stitch",
+        "suggested": None,
+        "seen": None,
+        "liked": None,
+    }
     assert mentions["13"]["title"] is None
     assert all(m["liked"] is None for m in parse(initiatorQuestions=[])["mentions"])
 
 
 def test_turns_are_merged_recommender_messages_with_what_came_before():
     first, last = redial.to_turns(parse())
-    assert (first["turn_id"], first["index"], first["response"]) == ("7:1", 1, "Try Lilo & Stitch , or @13 or Who? (2001) or @99")
+    assert (first["turn_id"], first["index"], first["response"]) == (
+        "7:1",
+        1,
+        "Try Lilo & Stitch , or @13 or Who? (2001) or @99",
+    )
     assert [m["text"] for m in first["context"]] == ["I liked Heat (1995)\nand you?"]
     assert first["target_movie_ids"] == ["12", "13", "14"] and first["target_liked"] == [None, None, None]
     assert (last["turn_id"], len(last["context"])) == ("7:3", 3)
@@ -89,7 +108,10 @@ def test_mentions_may_be_a_list_of_objects():
         ({"movieMentions": "A"}, "movieMentions"),
         ({"movieMentions": {"1": 5}}, "movieMentions.1"),
         ({"initiatorQuestions": {"11": {"liked": 7}}}, "initiatorQuestions.11.liked"),
-        ({"messages": [{"senderWorkerId": 1, "text": "a", "emotion": {"angry": 1.0}}]}, "messages[0].emotion"),
+        (
+            {"messages": [{"senderWorkerId": 1, "text": "a", "emotion": {"angry": 1.0}}]},
+            "messages[0].emotion",
+        ),
         ({"_split": "dev"}, "split"),
     ],
 )
@@ -120,7 +142,14 @@ def test_any_value_in_any_field_is_read_or_refused_never_a_crash(field, value):
     assert list(redial.to_turns(found)) is not None
 
 
-@given(st.dictionaries(st.sampled_from(["turn_id", "context", "response", "resp", "index", "target_movie_ids", "target_liked", "split"]), JSON))
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["turn_id", "context", "response", "resp", "index", "target_movie_ids", "target_liked", "split"]
+        ),
+        JSON,
+    )
+)
 def test_any_turn_row_is_read_or_refused_never_a_crash(row):
     try:
         redial.parse_turn(row, split="train")
@@ -129,7 +158,9 @@ def test_any_turn_row_is_read_or_refused_never_a_crash(row):
 
 
 def test_a_turn_of_the_original_system_has_alternating_speakers():
-    turn = redial.parse_turn({"context": ["hi", "hello", "a film?"], "resp": "Heat"}, split="train", row_id="f-1")
+    turn = redial.parse_turn(
+        {"context": ["hi", "hello", "a film?"], "resp": "Heat"}, split="train", row_id="f-1"
+    )
     assert [m["role"] for m in turn["context"]] == ["seeker", "recommender", "seeker"]
     assert (turn["turn_id"], turn["response"]) == ("f-1", "Heat")
 
@@ -139,7 +170,9 @@ def test_a_turn_without_an_id_is_refused_unless_rows_are_numbered():
         redial.parse_turn({"context": "hi", "resp": "Heat"}, split="train")
 
 
-@pytest.mark.parametrize(("name", "dialogues", "turns"), [("test_data", 1342, 7978), ("train_recovered", 10005, 62606)])
+@pytest.mark.parametrize(
+    ("name", "dialogues", "turns"), [("test_data", 1342, 7978), ("train_recovered", 10005, 62606)]
+)
 def test_the_real_files_are_read_whole(redial, name, dialogues, turns):
     import json
 

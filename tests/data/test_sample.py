@@ -13,7 +13,9 @@ def raw():
 
 
 def rows():
-    return [row.value for row in reading.read(reading.find("sample"), max_message_chars=2000, number_rows=False)]
+    return [
+        row.value for row in reading.read(reading.find("sample"), max_message_chars=2000, number_rows=False)
+    ]
 
 
 def test_it_has_the_promised_size_and_reads_without_a_complaint():
@@ -40,7 +42,9 @@ def test_films_have_year_genre_director_and_two_stars():
 
 def test_the_quirks_of_the_released_corpus_occur():
     dialogues = raw()
-    names = [n for d in dialogues if isinstance(d["movieMentions"], dict) for n in d["movieMentions"].values()]
+    names = [
+        n for d in dialogues if isinstance(d["movieMentions"], dict) for n in d["movieMentions"].values()
+    ]
     texts = [m["text"] for d in dialogues for m in d["messages"]]
     senders = [[m["senderWorkerId"] for m in d["messages"]] for d in dialogues]
     by_name = Counter((m["name"], m["year"]) for m in sample.movies().values())

@@ -21,7 +21,13 @@ def test_by_hand():
 
 
 @settings(max_examples=50)
-@given(arrays(float, st.tuples(st.integers(3, 12), st.integers(2, 4)), elements=st.one_of(st.floats(0, 1), st.just(np.nan))))
+@given(
+    arrays(
+        float,
+        st.tuples(st.integers(3, 12), st.integers(2, 4)),
+        elements=st.one_of(st.floats(0, 1), st.just(np.nan)),
+    )
+)
 def test_alpha_is_that_of_the_reference_package(ratings):
     kept = ratings[(~np.isnan(ratings)).sum(axis=1) >= 2]
     assume(len(kept) >= 2 and np.nanvar(kept) > 1e-6)
@@ -47,10 +53,14 @@ def test_the_interval_is_over_dialogues_and_not_over_turns():
 def test_rows_are_matched_by_turn_and_silence_is_left_out():
     def judged(scores):
         return pa.Table.from_pylist(
-            [{"turn_id": t, "dialogue_id": t[0], "a": s, "overall": s} for t, s in scores.items()], schema=score_schema(["a"])
+            [{"turn_id": t, "dialogue_id": t[0], "a": s, "overall": s} for t, s in scores.items()],
+            schema=score_schema(["a"]),
         )
 
-    tables = {"x": judged({"d:1": 0.1, "d:3": 0.2, "e:1": 0.9}), "y": judged({"e:1": 0.8, "d:1": 0.2, "f:1": 0.5})}
+    tables = {
+        "x": judged({"d:1": 0.1, "d:3": 0.2, "e:1": 0.9}),
+        "y": judged({"e:1": 0.8, "d:1": 0.2, "f:1": 0.5}),
+    }
     rows = agreement.agreement(tables, ["a"], resamples=50, seed=0)
     pair = next(r for r in rows if r["aspect"] == "a" and "pearson" in r)
     assert (pair["judges"], pair["n"], pair["pearson"]["value"]) == (["x", "y"], 2, 1.0)

@@ -29,13 +29,22 @@ class Endpoint(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         Endpoint.seen.append({"path": self.path, "auth": self.headers.get("Authorization"), **body})
         question = body["messages"][-1]["content"]
-        name = next(n for n in ("good", "busy", "broken", "chatty", "short", "refused", "hangs") if f"<{n}>" in question)
+        name = next(
+            n
+            for n in ("good", "busy", "broken", "chatty", "short", "refused", "hangs")
+            if f"<{n}>" in question
+        )
         count = Endpoint.tries[name] = Endpoint.tries.get(name, 0) + 1
         if name == "hangs":
             threading.Event().wait(3)
         code = {"refused": 400, "busy": 429 if count < 3 else 200}.get(name, 200)
-        answer = {"chatty": "Sure! " + json.dumps(GOOD), "short": '{"empathy": 1}'}.get(name, json.dumps(GOOD))
-        reply = {"choices": [{"message": {"content": answer}}], "usage": {"prompt_tokens": 7, "completion_tokens": 5}}
+        answer = {"chatty": "Sure! " + json.dumps(GOOD), "short": '{"empathy": 1}'}.get(
+            name, json.dumps(GOOD)
+        )
+        reply = {
+            "choices": [{"message": {"content": answer}}],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 5},
+        }
         data = b"<html>" if name == "broken" else json.dumps(reply).encode()
         self.send_response(code)
         self.end_headers()
@@ -54,11 +63,19 @@ def rows(request):
     patch.setattr(http_judge.random, "uniform", lambda a, b: 0.01)
     patch.setenv("TEST_KEY", "secret")
     judge = JudgeConfig(
-        model="m", name="j", backend="http", url=f"http://127.0.0.1:{server.server_port}/v1", timeout_s=0.5, api_key_env="TEST_KEY"
+        model="m",
+        name="j",
+        backend="http",
+        url=f"http://127.0.0.1:{server.server_port}/v1",
+        timeout_s=0.5,
+        api_key_env="TEST_KEY",
     )
     names = ["good", "busy", "broken", "chatty", "short", "refused", "hangs"]
     batch = pa.Table.from_pylist(
-        [{"turn_id": f"{n}:1", "dialogue_id": n, "index": 1, "context": [], "response": f"<{n}>"} for n in names]
+        [
+            {"turn_id": f"{n}:1", "dialogue_id": n, "index": 1, "context": [], "response": f"<{n}>"}
+            for n in names
+        ]
     )
 
     async def run():
@@ -82,7 +99,13 @@ def test_a_busy_endpoint_is_asked_again(rows):
 
 @pytest.mark.parametrize(
     ("name", "status", "tries"),
-    [("broken", "http_body", 1), ("chatty", "not_json", 1), ("short", "off_schema", 1), ("refused", "http_400", 1), ("hangs", "http_timeout", 4)],
+    [
+        ("broken", "http_body", 1),
+        ("chatty", "not_json", 1),
+        ("short", "off_schema", 1),
+        ("refused", "http_400", 1),
+        ("hangs", "http_timeout", 4),
+    ],
 )
 def test_every_failure_has_its_reason_and_no_score(rows, name, status, tries):
     row = rows[name]

