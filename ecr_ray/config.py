@@ -167,9 +167,7 @@ def load(cls: type[T], stage: str, argv: Sequence[str] | None = None, prog: str 
         values |= {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     default = _typed(cls, values, f"[{stage}] of the profile or --config file")
     default = dataclasses.replace(default, profile=files.profile, config=files.config)
-    return tyro.cli(
-        cls, default=default, args=argv, prog=prog, description=inspect.cleandoc(cls.__doc__ or "")
-    )
+    return tyro.cli(cls, default=default, args=argv, prog=prog, description=inspect.cleandoc(cls.__doc__ or ""))
 
 
 def load_judges(profile: str, config: str | None) -> dict[str, JudgeConfig]:
@@ -183,10 +181,7 @@ def load_judges(profile: str, config: str | None) -> dict[str, JudgeConfig]:
     for name, table in tables.items():
         if "model" not in table:
             raise ConfigError(f"[judges.{name}]: the key 'model' is missing")
-    return {
-        name: _typed(JudgeConfig, {**table, "name": name}, f"[judges.{name}]")
-        for name, table in tables.items()
-    }
+    return {name: _typed(JudgeConfig, {**table, "name": name}, f"[judges.{name}]") for name, table in tables.items()}
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -214,9 +209,7 @@ def _read_profile(name: str) -> dict[str, Any]:
     found = profiles / f"{name}.toml"
     if not found.is_file():
         known = [
-            p.name.removesuffix(".toml")
-            for p in profiles.iterdir()
-            if p.name not in {"judges.toml", "__pycache__"}
+            p.name.removesuffix(".toml") for p in profiles.iterdir() if p.name not in {"judges.toml", "__pycache__"}
         ]
         raise ConfigError(f"there is no profile {name!r}{nearest(name, known)}")
     return tomllib.loads(found.read_text())

@@ -58,9 +58,7 @@ def rubric_text(rubric: Rubric, answer: str = "digits") -> str:
     ]
     lines += [f"{n}. {name}: {meaning}" for n, (name, meaning) in enumerate(rubric.aspects.items(), start=1)]
     if answer == "digits":
-        lines.append(
-            f"Answer with {len(rubric.aspects)} digits in this order, without spaces, and nothing else."
-        )
+        lines.append(f"Answer with {len(rubric.aspects)} digits in this order, without spaces, and nothing else.")
     elif answer == "json":
         keys = ", ".join(f'"{name}"' for name in rubric.aspects)
         lines.append(f"Answer with one JSON object that has the keys {keys} and whole numbers from 0 to 9.")

@@ -219,11 +219,7 @@ def hardware() -> dict[str, Any]:
 
     info = Path("/proc/cpuinfo")
     names = (
-        [
-            line.split(":", 1)[1].strip()
-            for line in info.read_text().splitlines()
-            if line.startswith("model name")
-        ]
+        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         if info.exists()
         else []
     )

@@ -9,9 +9,7 @@ from ecr_ray.benchmarks import score
 
 def main() -> int:
     """Run one benchmark, print its table, write its record."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("name", choices=["score"], help="what to measure")
     parser.add_argument("--rounds", type=int, default=5, help="how often each arm runs, in turn")
     parser.add_argument("--rows", type=int, default=2048, help="turns an arm scores")

@@ -25,9 +25,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_profile(tmp_p
 def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text('[score]\nrubrik = "ecr"\n')
-    with pytest.raises(
-        ConfigError, match=r"mine.toml, table \[score\]: unknown key 'rubrik'; did you mean 'rubric'"
-    ):
+    with pytest.raises(ConfigError, match=r"mine.toml, table \[score\]: unknown key 'rubrik'; did you mean 'rubric'"):
         load("--config", str(file))
 
 
@@ -55,9 +53,7 @@ def test_broken_toml_is_one_sentence(tmp_path, text):
 def test_every_profile_names_judges_that_exist(profile):
     judges = config.load_judges(profile, None)
     assert set(load("--profile", profile).judges) <= set(judges)
-    assert {"llama-2-7b-chat", "llama-2-70b-chat", "mistral-7b-instruct", "mixtral-8x7b-instruct"} <= set(
-        judges
-    )
+    assert {"llama-2-7b-chat", "llama-2-70b-chat", "mistral-7b-instruct", "mixtral-8x7b-instruct"} <= set(judges)
 
 
 def test_a_file_may_change_one_setting_of_a_known_judge_and_add_its_own(tmp_path):
@@ -77,9 +73,7 @@ def test_configs_are_frozen():
 
 @pytest.mark.parametrize("job", ["prepare", "score"])
 def test_help_teaches_every_setting(job):
-    done = subprocess.run(
-        [sys.executable, f"jobs/{job}.py", "--help"], capture_output=True, text=True, cwd=ROOT
-    )
+    done = subprocess.run([sys.executable, f"jobs/{job}.py", "--help"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0
     cls = {"prepare": config.PrepareConfig, "score": ScoreConfig}[job]
     for field in dataclasses.fields(cls):
@@ -88,8 +82,6 @@ def test_help_teaches_every_setting(job):
 
 
 def test_an_unknown_option_exits_with_2_and_a_suggestion():
-    done = subprocess.run(
-        [sys.executable, "jobs/score.py", "--rubrc", "ecr"], capture_output=True, text=True, cwd=ROOT
-    )
+    done = subprocess.run([sys.executable, "jobs/score.py", "--rubrc", "ecr"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
     assert "--rubric" in done.stderr

@@ -5,9 +5,7 @@ from hypothesis import strategies as st
 
 from ecr_ray import prompts
 
-MESSAGE = st.fixed_dictionaries(
-    {"role": st.sampled_from(["seeker", "recommender"]), "text": st.text(max_size=40)}
-)
+MESSAGE = st.fixed_dictionaries({"role": st.sampled_from(["seeker", "recommender"]), "text": st.text(max_size=40)})
 
 
 def test_the_rubrics_have_the_published_aspects():
@@ -32,9 +30,7 @@ def test_consecutive_turns_share_everything_before_their_last_lines(context, res
     first = prompts.judge_question(context, response)
     later = prompts.judge_question([*context, {"role": "recommender", "text": response}, reply], "next")
     shared = os.path.commonprefix([first, later])
-    assert shared.startswith(
-        prompts.judge_question(context, response).removesuffix("\n\nRatings of the last message:")
-    )
+    assert shared.startswith(prompts.judge_question(context, response).removesuffix("\n\nRatings of the last message:"))
 
 
 def test_without_a_system_role_nothing_of_the_rubric_is_lost():

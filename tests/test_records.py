@@ -20,7 +20,5 @@ def test_a_run_record_says_what_was_run(tmp_path):
     record.write(tmp_path)
     run = records.read_run(tmp_path)
     assert (run["stage"], run["config"], run["seed"], run["rows"]) == ("prepare", {"x": 1}, 3, {"turns": 2})
-    assert {"finished", "command", "code", "packages", "hardware", "inputs", "failures", "timings_s"} <= set(
-        run
-    )
+    assert {"finished", "command", "code", "packages", "hardware", "inputs", "failures", "timings_s"} <= set(run)
     assert run["packages"]["ray"] and run["hardware"]["cores"] >= 1

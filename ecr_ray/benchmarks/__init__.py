@@ -41,9 +41,7 @@ def run_arm(module: str, *arguments: str, env: Mapping[str, str] | None = None) 
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(
-            f"{module} {' '.join(arguments)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-        )
+        raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

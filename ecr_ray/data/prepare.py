@@ -72,9 +72,7 @@ def claim_output(output: str, stage: str, overwrite: bool) -> None:
     run = read_run(output)
     if run is None:
         if storage.list_files(output) and not storage.exists(storage.join(output, ".stage-" + stage)):
-            raise reading.InputError(
-                f"{output} exists and is not an artifact of this stage: choose another --output"
-            )
+            raise reading.InputError(f"{output} exists and is not an artifact of this stage: choose another --output")
     elif run["stage"] != stage or not overwrite:
         raise reading.InputError(
             f"{output} holds a finished run of {run['stage']}: choose another --output or --overwrite"

@@ -115,9 +115,7 @@ def _parse(value: Any, where: str, line: int, max_chars: int, number_rows: bool)
     if "context" in value or "response" in value or "resp" in value:
         row_id = f"{PurePosixPath(where).stem}-{line}" if number_rows else ""
         return Row("turn", redial.parse_turn(value, split=split, max_message_chars=max_chars, row_id=row_id))
-    raise redial.RowError(
-        "(line)", "has neither 'messages' (a dialogue) nor 'context' and 'response' (a turn)"
-    )
+    raise redial.RowError("(line)", "has neither 'messages' (a dialogue) nor 'context' and 'response' (a turn)")
 
 
 def _decoded(file: str) -> Iterator[tuple[str, int, str, Any]]:
@@ -194,9 +192,7 @@ def _redial(split: str) -> Source:
         raise InputError(f"redial:{split}: the splits are {', '.join(REDIAL_FILES)}")
     folder = os.environ.get("ECR_DATA_DIR")
     if not folder:
-        raise InputError(
-            "redial:... needs ECR_DATA_DIR, the directory that holds redial/ with ReDial's .jsonl files"
-        )
+        raise InputError("redial:... needs ECR_DATA_DIR, the directory that holds redial/ with ReDial's .jsonl files")
     for name in REDIAL_FILES[split]:
         path = Path(folder) / "redial" / name
         if path.is_file():

@@ -44,9 +44,7 @@ def parse_dialogue(row: Mapping[str, Any], *, split: str, max_message_chars: int
     dialogue_id = _identifier(row, "conversationId", "dialogue_id")
     seeker = row.get("initiatorWorkerId")
     if not isinstance(seeker, int | str):
-        raise RowError(
-            "initiatorWorkerId", "missing" if seeker is None else f"not a number but {_kind(seeker)}"
-        )
+        raise RowError("initiatorWorkerId", "missing" if seeker is None else f"not a number but {_kind(seeker)}")
     names = movie_names(row.get("movieMentions"))
     messages = [
         _message(message, n, seeker, names, max_message_chars)
@@ -170,10 +168,7 @@ def parse_turn(
     Raises:
         RowError: names the field at fault.
     """
-    if row_id and row.get("turn_id") is None:
-        turn_id = row_id
-    else:
-        turn_id = _identifier(row, "turn_id")
+    turn_id = row_id if row_id and row.get("turn_id") is None else _identifier(row, "turn_id")
     dialogue_id, _, tail = turn_id.rpartition(":")
     index = row.get("index", int(tail) if dialogue_id and tail.isdigit() else 0)
     if not isinstance(index, int) or isinstance(index, bool):
@@ -182,9 +177,7 @@ def parse_turn(
     response = _text(row.get(response_field), response_field, max_message_chars)
     if not response:
         raise RowError(response_field, "empty text")
-    movie_ids = [
-        _movie_id(m, "target_movie_ids") for m in _list(row.get("target_movie_ids") or [], "target_movie_ids")
-    ]
+    movie_ids = [_movie_id(m, "target_movie_ids") for m in _list(row.get("target_movie_ids") or [], "target_movie_ids")]
     return {
         "turn_id": turn_id,
         "dialogue_id": str(row.get("dialogue_id") or dialogue_id or turn_id),
@@ -205,9 +198,7 @@ def _message(
         raise RowError(field, f"not an object but {_kind(message)}")
     sender = message.get("senderWorkerId")
     if not isinstance(sender, int | str):
-        raise RowError(
-            f"{field}.senderWorkerId", "missing" if sender is None else f"not a number but {_kind(sender)}"
-        )
+        raise RowError(f"{field}.senderWorkerId", "missing" if sender is None else f"not a number but {_kind(sender)}")
     text = _text(message.get("text"), f"{field}.text", max_chars)
     movie_ids = [movie_id for movie_id in _MENTION.findall(text) if movie_id in names]
     return {
@@ -226,9 +217,7 @@ def _context(context: Any, max_chars: int, field: str) -> list[dict[str, Any]]:
     for n, part in enumerate(parts):
         if isinstance(part, Mapping):
             if part.get("role") not in ("seeker", "recommender"):
-                raise RowError(
-                    f"{field}[{n}].role", f"{part.get('role')!r} is neither 'seeker' nor 'recommender'"
-                )
+                raise RowError(f"{field}[{n}].role", f"{part.get('role')!r} is neither 'seeker' nor 'recommender'")
             role, text = part["role"], part.get("text")
         else:
             role, text = ("seeker", "recommender")[(len(parts) - 1 - n) % 2], part
@@ -237,9 +226,7 @@ def _context(context: Any, max_chars: int, field: str) -> list[dict[str, Any]]:
             {
                 "role": role,
                 "text": _text(text, f"{field}[{n}]", max_chars),
-                "movie_ids": [str(m) for m in part.get("movie_ids") or []]
-                if isinstance(part, Mapping)
-                else [],
+                "movie_ids": [str(m) for m in part.get("movie_ids") or []] if isinstance(part, Mapping) else [],
                 "emotions": emotions or [],
             }
         )
@@ -258,9 +245,7 @@ def _mentions(names: Mapping[str, str | None], form: Any) -> list[dict[str, Any]
             raise RowError(f"initiatorQuestions.{movie_id}", f"not an object but {_kind(answers)}")
         for opinion in _OPINIONS:
             if answers.get(opinion) not in (None, 0, 1, 2):
-                raise RowError(
-                    f"initiatorQuestions.{movie_id}.{opinion}", f"{answers[opinion]!r} is not 0, 1 or 2"
-                )
+                raise RowError(f"initiatorQuestions.{movie_id}.{opinion}", f"{answers[opinion]!r} is not 0, 1 or 2")
         mentions.append({"movie_id": movie_id, "title": name, **{o: answers.get(o) for o in _OPINIONS}})
     return mentions
 

@@ -50,9 +50,7 @@ def resolve_model(name: str) -> str:
         return name
     seed = name.removeprefix("tiny:")
     if not seed.isdigit():
-        raise ValueError(
-            f"model {name!r}: the tiny model is named 'tiny:SEED' with a whole number, e.g. tiny:0"
-        )
+        raise ValueError(f"model {name!r}: the tiny model is named 'tiny:SEED' with a whole number, e.g. tiny:0")
     return str(build(int(seed)))
 
 
@@ -149,7 +147,6 @@ def _corpus() -> Iterator[str]:
     from ecr_ray import prompts
     from ecr_ray.data import sample
 
-    for line in sample.texts():
-        yield line
+    yield from sample.texts()
     for rubric in prompts.RUBRICS.values():
         yield prompts.rubric_text(rubric)

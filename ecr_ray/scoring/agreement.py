@@ -6,7 +6,7 @@ replacement (Field and Welsh 2007, "Bootstrapping clustered data").
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -85,13 +85,11 @@ def with_interval(
         return Estimate(value, float("nan"), float("nan"))
     order = np.argsort(groups, kind="stable")
     starts = np.searchsorted(groups[order], np.arange(groups.max() + 2))
-    members = [order[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True) if b > a]
+    members = [order[a:b] for a, b in pairwise(starts) if b > a]
     rng = np.random.default_rng(seed)
     draws = np.array(
         [
-            statistic(
-                ratings[np.concatenate([members[g] for g in rng.integers(0, len(members), len(members))])]
-            )
+            statistic(ratings[np.concatenate([members[g] for g in rng.integers(0, len(members), len(members))])])
             for _ in range(resamples)
         ]
     )
@@ -120,18 +118,14 @@ def agreement(
     for aspect, values in ratings.items():
         both = np.sum(~np.isnan(values), axis=1) >= 2
         alpha = with_interval(krippendorff_alpha, values[both], groups[both], resamples=resamples, seed=seed)
-        rows.append(
-            {"aspect": aspect, "judges": names, "n": int(both.sum()), "krippendorff_alpha": alpha.as_json()}
-        )
+        rows.append({"aspect": aspect, "judges": names, "n": int(both.sum()), "krippendorff_alpha": alpha.as_json()})
         if len(names) == 1:
             continue
         for i, j in combinations(range(len(names)), 2):
             pair = values[:, [i, j]]
             spoke = ~np.isnan(pair).any(axis=1)
             found = {
-                name: with_interval(
-                    statistic, pair[spoke], groups[spoke], resamples=resamples, seed=seed
-                ).as_json()
+                name: with_interval(statistic, pair[spoke], groups[spoke], resamples=resamples, seed=seed).as_json()
                 for name, statistic in PAIRWISE.items()
             }
             rows.append({"aspect": aspect, "judges": [names[i], names[j]], "n": int(spoke.sum()), **found})

@@ -14,7 +14,6 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 
 from ecr_ray.scoring.engine_stats_actor import VARIABLE
 
-
 _EVERY_S = 1.0
 
 

@@ -151,9 +151,7 @@ def _over_http(turns: Any, asker: Asker, work: Work, done: Any) -> Any:
     import ray
 
     return (
-        turns.map_batches(
-            _Undone(done), batch_size=work.batch_size, batch_format="pyarrow", num_cpus=LIGHT_CPUS
-        )
+        turns.map_batches(_Undone(done), batch_size=work.batch_size, batch_format="pyarrow", num_cpus=LIGHT_CPUS)
         .repartition(target_num_rows_per_block=work.batch_size)
         .map_batches(
             http_judge.HttpJudge,
@@ -205,9 +203,7 @@ class _Ask:
             except digits.AnswerError as error:
                 refused.append(self._asker.score_row(row, None, status=error.status, reason=str(error)))
         if refused:
-            parts.write(
-                self._directory, pa.Table.from_pylist(refused, schema=score_schema(self._asker.aspects))
-            )
+            parts.write(self._directory, pa.Table.from_pylist(refused, schema=score_schema(self._asker.aspects)))
         return pa.Table.from_pylist(asked, schema=_REQUEST)
 
 
@@ -223,9 +219,7 @@ class _Failed:
         rows = []
         for row in batch.to_pylist():
             error = row.pop("__inference_error__", "")
-            rows.append(
-                self._asker.score_row(row, None, status="engine_error", reason=error) if error else row
-            )
+            rows.append(self._asker.score_row(row, None, status="engine_error", reason=error) if error else row)
         return pa.Table.from_pylist(rows, schema=score_schema(self._asker.aspects))
 
 

@@ -36,9 +36,7 @@ class HttpJudge:
         self._asker = asker
         self._rubric = prompts.RUBRICS[asker.rubric]
         self._places = asyncio.Semaphore(judge.max_requests)
-        self._client = httpx.AsyncClient(
-            base_url=judge.url.rstrip("/") + "/", headers=headers, timeout=judge.timeout_s
-        )
+        self._client = httpx.AsyncClient(base_url=judge.url.rstrip("/") + "/", headers=headers, timeout=judge.timeout_s)
 
     async def __call__(self, batch: pa.Table) -> Any:
         rows = await asyncio.gather(*(self._judge(turn) for turn in batch.to_pylist()))

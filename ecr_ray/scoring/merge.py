@@ -27,9 +27,7 @@ def merge(tables: Sequence[pa.Table], turns: pa.Table, aspects: Sequence[str]) -
     joined = turns.select(["turn_id", "dialogue_id", "index"]).append_column(
         "at", pc.index_in(turns["turn_id"], merged["turn_id"].combine_chunks())
     )
-    columns: dict[str, pa.Array | pa.ChunkedArray] = {
-        n: joined[n] for n in ("turn_id", "dialogue_id", "index")
-    }
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {n: joined[n] for n in ("turn_id", "dialogue_id", "index")}
     spoke = pc.fill_null(_take(merged["judge_count"], joined["at"]), 0)
     for name in names:
         columns[name] = _take(merged[f"{name}_mean"], joined["at"])
@@ -38,9 +36,7 @@ def merge(tables: Sequence[pa.Table], turns: pa.Table, aspects: Sequence[str]) -
         columns[f"{name}_spread"] = pc.if_else(pc.greater(spoke, 1), spread, pa.scalar(None, spread.type))
     columns["judges"] = spoke
     schema = target_schema(aspects)
-    return pa.table(
-        {name: columns[name].cast(schema.field(name).type) for name in schema.names}, schema=schema
-    )
+    return pa.table({name: columns[name].cast(schema.field(name).type) for name in schema.names}, schema=schema)
 
 
 def _take(values: pa.ChunkedArray, at: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -50,9 +50,7 @@ def join(directory: str, turn_ids: pa.Array, schema: pa.Schema) -> tuple[pa.Tabl
         RuntimeError: a turn has neither a score nor a reason; nothing is ever left out silently.
     """
     scores = _first_of_each(pa.concat_tables([schema.empty_table(), *_parts(directory, OK, schema.names)]))
-    failures = _first_of_each(
-        pa.concat_tables([schema.empty_table(), *_parts(directory, FAILED, schema.names)])
-    )
+    failures = _first_of_each(pa.concat_tables([schema.empty_table(), *_parts(directory, FAILED, schema.names)]))
     failures = failures.filter(pc.invert(pc.is_in(failures["turn_id"], scores["turn_id"].combine_chunks())))
     ordered = []
     for table in (scores, failures):
@@ -61,9 +59,7 @@ def join(directory: str, turn_ids: pa.Array, schema: pa.Schema) -> tuple[pa.Tabl
         ordered.append(check_table(table.sort_by("position").drop_columns("position"), schema, directory))
     missing = len(turn_ids) - ordered[0].num_rows - ordered[1].num_rows
     if missing:
-        raise RuntimeError(
-            f"{directory}: {missing} of {len(turn_ids)} turns have neither a score nor a reason"
-        )
+        raise RuntimeError(f"{directory}: {missing} of {len(turn_ids)} turns have neither a score nor a reason")
     return ordered[0], ordered[1]
 
 

@@ -99,9 +99,7 @@ def problem(judge: JudgeConfig, shape: Shape, nodes: Sequence[Node]) -> str | No
         places = sum(int(min(n.cpus / wanted.cpus, n.memory_gib / wanted.total_gib)) for n in nodes)
         missing = f"{wanted.total_gib:.1f} GiB of memory and {wanted.cpus:g} CPU each"
         return (
-            None
-            if places >= judge.engines
-            else f"{judge.engines} engines need {missing}; there is room for {places}"
+            None if places >= judge.engines else f"{judge.engines} engines need {missing}; there is room for {places}"
         )
     if not any(n.gpus for n in nodes):
         return f"it needs {wanted.gpus} GPU{'s' * (wanted.gpus > 1)} and the cluster has none"
@@ -109,7 +107,8 @@ def problem(judge: JudgeConfig, shape: Shape, nodes: Sequence[Node]) -> str | No
     if not fitting:
         best = max(n.gpu_gib for n in nodes)
         usable = best * judge.gpu_memory_utilization
-        return f"it needs {wanted.total_gib:.1f} GiB on each of {wanted.gpus} GPUs; the largest has {usable:.1f} GiB to use"
+        have = f"the largest has {usable:.1f} GiB to use"
+        return f"it needs {wanted.total_gib:.1f} GiB on each of {wanted.gpus} GPUs; {have}"
     places = sum(int(min(n.gpus // wanted.gpus, n.cpus // wanted.cpus)) for n in fitting)
     if places < judge.engines:
         return f"{judge.engines} engines need {wanted.gpus} GPUs each on one node; there is room for {places}"
@@ -128,9 +127,7 @@ def check(judge: JudgeConfig, shape: Shape, nodes: Sequence[Node]) -> None:
     for change, changed in _changes(judge, nodes):
         if problem(changed, shape, nodes) is None:
             raise DoesNotFit(f"judge {judge.name} does not fit: {reason}. It would fit with {change}")
-    raise DoesNotFit(
-        f"judge {judge.name} does not fit: {reason}. No change of settings would make it fit here"
-    )
+    raise DoesNotFit(f"judge {judge.name} does not fit: {reason}. No change of settings would make it fit here")
 
 
 def _changes(judge: JudgeConfig, nodes: Sequence[Node]) -> Iterable[tuple[str, JudgeConfig]]:
@@ -195,7 +192,5 @@ def table(judges: Sequence[JudgeConfig], shapes: Mapping[str, Shape], nodes: Seq
     largest = max((n.gpu_gib for n in nodes), default=0.0)
     having = f"{gpus} GPUs (largest {largest:.0f} GiB)" if gpus else "no GPU"
     memory = math.floor(sum(n.memory_gib for n in nodes))
-    lines.append(
-        f"cluster: {len(nodes)} nodes, {sum(n.cpus for n in nodes):g} CPUs, {memory} GiB memory, {having}"
-    )
+    lines.append(f"cluster: {len(nodes)} nodes, {sum(n.cpus for n in nodes):g} CPUs, {memory} GiB memory, {having}")
     return "\n".join(lines)

@@ -13,7 +13,6 @@ from ecr_ray.errors import UserError
 from ecr_ray.models import tiny
 from ecr_ray.scoring import digits
 
-
 _SENTINEL = "<the question>"
 
 
@@ -80,9 +79,7 @@ class Asker:
         The template writes an answer "0" itself and the digit is cut off again: so whatever the model expects
         between its prompt and its answer (a space, a newline) is there, and the next token is the digit.
         """
-        messages = prompts.judge_messages(
-            prompts.RUBRICS[self.rubric], _SENTINEL, system_role=self.system_role
-        )
+        messages = prompts.judge_messages(prompts.RUBRICS[self.rubric], _SENTINEL, system_role=self.system_role)
         rendered = self.tokenizer.apply_chat_template(
             [*messages, {"role": "assistant", "content": "0"}], tokenize=False, continue_final_message=True
         )

@@ -130,9 +130,7 @@ def score(config: ScoreConfig, judges: list[JudgeConfig], *, side_by_side: bool)
     askers = [Asker(judge, config.rubric, config.seed) for judge in judges]
     if side_by_side and len(askers) > 1:
         with ThreadPoolExecutor(len(askers)) as pool:
-            outcomes = list(
-                pool.map(lambda n: _judge(config, askers[n], turns["turn_id"], n), range(len(askers)))
-            )
+            outcomes = list(pool.map(lambda n: _judge(config, askers[n], turns["turn_id"], n), range(len(askers))))
     else:
         outcomes = [_judge(config, asker, turns["turn_id"], 0) for asker in askers]
     judged = time.perf_counter()
@@ -220,9 +218,7 @@ def _prepare(config: ScoreConfig, judges: list[JudgeConfig]) -> Prepared:
                 "repeat its command, choose another --output, or start over with --overwrite"
             )
     elif storage.exists(config.output) and storage.list_files(config.output) and not storage.exists(work):
-        raise InputError(
-            f"{config.output} exists and is not an artifact of this stage: choose another --output"
-        )
+        raise InputError(f"{config.output} exists and is not an artifact of this stage: choose another --output")
     storage.remove(config.output)
     storage.write_bytes(storage.join(work, "started"), b"")
     prepared = write_tables(
@@ -246,9 +242,7 @@ def _turn_ids(output: str) -> pa.Table:
 def _judge(config: ScoreConfig, asker: Asker, turn_ids: pa.ChunkedArray, position: int) -> Outcome:
     """Let one judge score what it has not scored yet, with further passes over what failed."""
     directory = storage.join(config.output, WORK, asker.judge.name)
-    work = engines.Work(
-        storage.join(config.output, "turns"), directory, config.batch_size, config.concurrent_batches
-    )
+    work = engines.Work(storage.join(config.output, "turns"), directory, config.batch_size, config.concurrent_batches)
     outcome = Outcome(asker.judge, pa.table({}), pa.table({}))
     for _ in range(1 + config.retries):
         parts.forget_failures(directory)
@@ -258,9 +252,7 @@ def _judge(config: ScoreConfig, asker: Asker, turn_ids: pa.ChunkedArray, positio
         bar = Progress(asker.judge.name, len(turn_ids), done, position)
         _run_pass(asker, work, bar, outcome)
         bar.close()
-    outcome.scores, outcome.failures = parts.join(
-        directory, turn_ids.combine_chunks(), score_schema(asker.aspects)
-    )
+    outcome.scores, outcome.failures = parts.join(directory, turn_ids.combine_chunks(), score_schema(asker.aspects))
     return outcome
 
 
@@ -312,9 +304,7 @@ def _finish(
         compared = agreement.agreement(tables, aspects, resamples=config.bootstrap, seed=config.seed)
         timings["agreement"] = time.perf_counter() - before
         storage.write_json(storage.join(output, "agreement.json"), compared)
-    reasons = Counter(
-        f"{row['judge']}: {row['status']}" for row in failures.select(["judge", "status"]).to_pylist()
-    )
+    reasons = Counter(f"{row['judge']}: {row['status']}" for row in failures.select(["judge", "status"]).to_pylist())
     record = RunRecord(
         stage="score",
         config=asdict(config),
@@ -350,8 +340,6 @@ def _lines(run: Mapping[str, Any]) -> list[str]:
         cached = judge["prefix_cache_hit_rate"]
         hits = f", prefix cache {cached:.0%}" if cached is not None else ""
         noise = "  [untrained: these scores are noise]" if judge["untrained"] else ""
-        lines.append(
-            f"{judge['name']}: {judge['ok']:,} scored, {judge['failed']:,} failed{rate}{hits}{noise}"
-        )
+        lines.append(f"{judge['name']}: {judge['ok']:,} scored, {judge['failed']:,} failed{rate}{hits}{noise}")
     lines += [f"  {reason}: {count}" for reason, count in run["failures"].items()]
     return lines

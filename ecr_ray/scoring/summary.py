@@ -52,9 +52,7 @@ def _histograms(tables: dict[str, pa.Table], aspects: Sequence[str]) -> str:
     from matplotlib import pyplot as plt
 
     columns = [*aspects, "overall"]
-    figure, axes = plt.subplots(
-        1, len(columns), figsize=(2.4 * len(columns), 2.2), sharey=True, squeeze=False
-    )
+    figure, axes = plt.subplots(1, len(columns), figsize=(2.4 * len(columns), 2.2), sharey=True, squeeze=False)
     for axis, column in zip(axes[0], columns, strict=True):
         for name, table in tables.items():
             values = table[column].drop_null().to_numpy()

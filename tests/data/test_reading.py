@@ -22,9 +22,7 @@ def read(location, **limits):
 
 def test_refused_lines_are_named_and_the_rest_is_read(tmp_path):
     file = tmp_path / "train_data.jsonl"
-    file.write_bytes(
-        line() + line()[:40] + b"\n" + b'{"a": "\xff"}\n\n' + line() + b"[1]\n" + line(conversationId="8")
-    )
+    file.write_bytes(line() + line()[:40] + b"\n" + b'{"a": "\xff"}\n\n' + line() + b"[1]\n" + line(conversationId="8"))
     rows = read(file)
     assert [r.value["dialogue_id"] for r in rows if not isinstance(r, Rejected)] == ["7", "8"]
     assert [str(r).removeprefix(f"{file}, ") for r in rows[2:-1]] == [

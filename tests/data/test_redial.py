@@ -158,9 +158,7 @@ def test_any_turn_row_is_read_or_refused_never_a_crash(row):
 
 
 def test_a_turn_of_the_original_system_has_alternating_speakers():
-    turn = redial.parse_turn(
-        {"context": ["hi", "hello", "a film?"], "resp": "Heat"}, split="train", row_id="f-1"
-    )
+    turn = redial.parse_turn({"context": ["hi", "hello", "a film?"], "resp": "Heat"}, split="train", row_id="f-1")
     assert [m["role"] for m in turn["context"]] == ["seeker", "recommender", "seeker"]
     assert (turn["turn_id"], turn["response"]) == ("f-1", "Heat")
 
@@ -170,9 +168,7 @@ def test_a_turn_without_an_id_is_refused_unless_rows_are_numbered():
         redial.parse_turn({"context": "hi", "resp": "Heat"}, split="train")
 
 
-@pytest.mark.parametrize(
-    ("name", "dialogues", "turns"), [("test_data", 1342, 7978), ("train_recovered", 10005, 62606)]
-)
+@pytest.mark.parametrize(("name", "dialogues", "turns"), [("test_data", 1342, 7978), ("train_recovered", 10005, 62606)])
 def test_the_real_files_are_read_whole(redial, name, dialogues, turns):
     import json
 

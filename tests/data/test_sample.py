@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from itertools import pairwise
 
 from ecr_ray.data import reading, sample
 from ecr_ray.records import EMOTIONS, SPLITS
@@ -13,9 +14,7 @@ def raw():
 
 
 def rows():
-    return [
-        row.value for row in reading.read(reading.find("sample"), max_message_chars=2000, number_rows=False)
-    ]
+    return [row.value for row in reading.read(reading.find("sample"), max_message_chars=2000, number_rows=False)]
 
 
 def test_it_has_the_promised_size_and_reads_without_a_complaint():
@@ -42,9 +41,7 @@ def test_films_have_year_genre_director_and_two_stars():
 
 def test_the_quirks_of_the_released_corpus_occur():
     dialogues = raw()
-    names = [
-        n for d in dialogues if isinstance(d["movieMentions"], dict) for n in d["movieMentions"].values()
-    ]
+    names = [n for d in dialogues if isinstance(d["movieMentions"], dict) for n in d["movieMentions"].values()]
     texts = [m["text"] for d in dialogues for m in d["messages"]]
     senders = [[m["senderWorkerId"] for m in d["messages"]] for d in dialogues]
     by_name = Counter((m["name"], m["year"]) for m in sample.movies().values())
@@ -54,7 +51,7 @@ def test_the_quirks_of_the_released_corpus_occur():
     assert None in names
     assert any(n and "  (" in n for n in names) and any(n and not re.search(r"\(\d{4}\)", n) for n in names)
     assert any(n and "%3F" in n for n in names) and any(n and "&amp;" in n for n in names)
-    assert any(a == b for s in senders for a, b in zip(s, s[1:], strict=False))
+    assert any(a == b for s in senders for a, b in pairwise(s))
     assert max(by_name.values()) > 1
 
 

@@ -117,9 +117,7 @@ def test_judges_are_merged_and_compared(submitted):
     assert np.allclose(targets.set_index("turn_id")["empathy"].sort_index(), mean.sort_index(), atol=1e-6)
     compared = json.loads((out / "agreement.json").read_text())
     pair = next(r for r in compared if r["aspect"] == "overall" and "spearman" in r)
-    assert (
-        pair["n"] == 120 and pair["spearman"]["low"] <= pair["spearman"]["value"] <= pair["spearman"]["high"]
-    )
+    assert pair["n"] == 120 and pair["spearman"]["low"] <= pair["spearman"]["value"] <= pair["spearman"]["high"]
 
 
 def test_the_run_record_and_the_page_say_that_the_judges_are_untrained(submitted):
@@ -149,7 +147,7 @@ def test_a_judge_that_does_not_fit_is_refused_before_anything_loads(cluster, tmp
     assert not (tmp_path / "x").exists()
 
 
-# -- a thousand good rows and two hundred broken ones, undisturbed and killed -------------------------------------------
+# -- a thousand good rows and two hundred broken ones, undisturbed and killed -----------------------------------------
 
 
 def turn(n):
@@ -207,18 +205,14 @@ def test_good_rows_are_scored_and_broken_ones_named(undisturbed, dirty):
     lines = dirty.read_bytes().split(b"\n")
     expected = {broken(n)[0]: broken(n)[1] for n in range(200)}
     for number, found in by_line.items():
-        assert (
-            expected[lines[number - 1]] in found["reason"] and found["file"] == str(dirty) and found["field"]
-        )
+        assert expected[lines[number - 1]] in found["reason"] and found["file"] == str(dirty) and found["field"]
     assert printed.strip().endswith("1,000 turns, 1,000 scores, 0 failed, 200 input lines in quarantine")
     run = json.loads((out / "run.json").read_text())
     assert sum(run["failures"].values()) == 200
 
 
 def ray_children(pattern):
-    return [
-        p for p in psutil.process_iter(["cmdline"]) if re.search(pattern, " ".join(p.info["cmdline"] or []))
-    ]
+    return [p for p in psutil.process_iter(["cmdline"]) if re.search(pattern, " ".join(p.info["cmdline"] or []))]
 
 
 def wait_for(condition, seconds, what):
@@ -270,11 +264,7 @@ def test_failures_are_written_apart_counted_and_fail_the_job(cluster, tmp_path):
     _, error = finish(score("--input", file, "--output", out, "--max-model-len", "400"), 4)
     assert "1 of 40 judgments of tiny-a failed (2.5%; allowed 1.0%), most often prompt_too_long" in error
     (failed,) = table(out, "failures").to_pylist()
-    assert (
-        failed["turn_id"] == lines[7]["turn_id"]
-        and failed["overall"] is None
-        and "tokens" in failed["reason"]
-    )
+    assert failed["turn_id"] == lines[7]["turn_id"] and failed["overall"] is None and "tokens" in failed["reason"]
     assert table(out).num_rows == 39
     assert table(out, "targets").to_pandas().set_index("turn_id").loc[lines[7]["turn_id"], "judges"] == 0
     assert json.loads((out / "run.json").read_text())["failures"] == {"tiny-a: prompt_too_long": 1}

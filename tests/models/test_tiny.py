@@ -43,10 +43,7 @@ def test_the_chat_template_is_llamas_and_marks_the_answer_with_its_end(directory
     chat = [
         {"role": "system", "content": "S"}, {"role": "user", "content": "U"}, {"role": "assistant", "content": "A"},
     ]  # fmt: skip
-    assert (
-        tokenizer.apply_chat_template(chat, tokenize=False)
-        == "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nU [/INST] A</s>"
-    )
+    assert tokenizer.apply_chat_template(chat, tokenize=False) == "<s>[INST] <<SYS>>\nS\n<</SYS>>\n\nU [/INST] A</s>"
     found = tokenizer.apply_chat_template(chat, return_dict=True, return_assistant_tokens_mask=True)
     answer = [i for i, m in zip(found["input_ids"], found["assistant_masks"], strict=True) if m]
     assert tokenizer.decode(answer) == " A</s>"
@@ -61,9 +58,7 @@ def test_it_is_the_same_on_another_day(directory, tmp_path):
     (again,) = (tmp_path / "models").iterdir()
     for name in ("model.safetensors", "tokenizer.json"):
         assert digest(again / name) == digest(directory / name)
-    assert digest(Path(tiny.resolve_model("tiny:1")) / "model.safetensors") != digest(
-        directory / "model.safetensors"
-    )
+    assert digest(Path(tiny.resolve_model("tiny:1")) / "model.safetensors") != digest(directory / "model.safetensors")
 
 
 def test_it_says_that_it_is_untrained(directory, tmp_path):

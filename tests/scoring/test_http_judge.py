@@ -30,17 +30,13 @@ class Endpoint(BaseHTTPRequestHandler):
         Endpoint.seen.append({"path": self.path, "auth": self.headers.get("Authorization"), **body})
         question = body["messages"][-1]["content"]
         name = next(
-            n
-            for n in ("good", "busy", "broken", "chatty", "short", "refused", "hangs")
-            if f"<{n}>" in question
+            n for n in ("good", "busy", "broken", "chatty", "short", "refused", "hangs") if f"<{n}>" in question
         )
         count = Endpoint.tries[name] = Endpoint.tries.get(name, 0) + 1
         if name == "hangs":
             threading.Event().wait(3)
         code = {"refused": 400, "busy": 429 if count < 3 else 200}.get(name, 200)
-        answer = {"chatty": "Sure! " + json.dumps(GOOD), "short": '{"empathy": 1}'}.get(
-            name, json.dumps(GOOD)
-        )
+        answer = {"chatty": "Sure! " + json.dumps(GOOD), "short": '{"empathy": 1}'}.get(name, json.dumps(GOOD))
         reply = {
             "choices": [{"message": {"content": answer}}],
             "usage": {"prompt_tokens": 7, "completion_tokens": 5},
@@ -72,10 +68,7 @@ def rows(request):
     )
     names = ["good", "busy", "broken", "chatty", "short", "refused", "hangs"]
     batch = pa.Table.from_pylist(
-        [
-            {"turn_id": f"{n}:1", "dialogue_id": n, "index": 1, "context": [], "response": f"<{n}>"}
-            for n in names
-        ]
+        [{"turn_id": f"{n}:1", "dialogue_id": n, "index": 1, "context": [], "response": f"<{n}>"} for n in names]
     )
 
     async def run():

@@ -20,9 +20,7 @@ def test_the_prompt_ends_where_the_first_digit_stands():
     assert dropped == 0
     text = a.tokenizer.decode(ids)
     assert text.startswith("<s>[INST] <<SYS>>\nYou are a strict evaluator")
-    assert text.endswith(
-        "Recommender: Tell me more.\nRecommender: Watch Up.\n\nRatings of the last message: [/INST] "
-    )
+    assert text.endswith("Recommender: Tell me more.\nRecommender: Watch Up.\n\nRatings of the last message: [/INST] ")
 
 
 def test_the_frame_gives_what_the_chat_template_gives():
@@ -49,9 +47,7 @@ def test_a_long_dialogue_loses_its_oldest_messages_and_says_so():
     long = [{"role": "seeker", "text": f"message {n} " + "film " * 20} for n in range(20)]
     ids, dropped = a.tokens(long, "Watch Up.")
     assert 0 < dropped < 20 and len(ids) + 4 <= 330
-    assert f"message {dropped} " in a.tokenizer.decode(
-        ids
-    ) and f"message {dropped - 1} " not in a.tokenizer.decode(ids)
+    assert f"message {dropped} " in a.tokenizer.decode(ids) and f"message {dropped - 1} " not in a.tokenizer.decode(ids)
     with pytest.raises(digits.AnswerError) as error:
         asker(max_model_len=50).tokens(long, "Watch Up.")
     assert error.value.status == "prompt_too_long"
@@ -64,8 +60,10 @@ def test_a_template_that_refuses_a_system_role_still_gets_the_rubric(tmp_path):
     # The check that Mistral-7B-Instruct v0.1/v0.2 and Mixtral-8x7B-Instruct make, in this test's own words.
     tokenizer.chat_template = (
         "{{ bos_token }}{% for m in messages %}"
-        "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('only user and assistant, in turn') }}{% endif %}"
-        "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}{% else %}{{ m['content'] + eos_token }}{% endif %}"
+        "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('only user and assistant, in turn') }}{% endif %}"
+        "{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'] + ' [/INST]' }}"
+        "{% else %}{{ m['content'] + eos_token }}{% endif %}"
         "{% endfor %}"
     )
     tokenizer.save_pretrained(tmp_path)
