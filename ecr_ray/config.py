@@ -84,8 +84,8 @@ class ScoreConfig:
     """Longest prompt in tokens, instead of what the judge's definition says."""
     quantization: str | None = None
     """How the weights are stored (awq, gptq, ...), instead of what the judge's definition says."""
-    batch_size: int = 64
-    """Rows that travel together through Ray Data."""
+    batch_size: int = 256
+    """Rows that travel together through Ray Data; a crash costs at most the batches under way."""
     concurrent_batches: int = 4
     """Batches an engine holds at once, so that it never waits for the next one."""
     side_by_side: Literal["auto", "yes", "no"] = "auto"

@@ -55,7 +55,10 @@ def run_pass(asker: Asker, work: Work) -> Iterator[dict[str, int]]:
             handler.setLevel(logging.WARNING)
     context.memory_usage_poll_interval_s = None
     done = ray.put(parts.done_ids(work.directory))
-    turns = ray.data.read_parquet(work.turns, columns=TURN_COLUMNS)
+    # Blocks are cut before anything else, so that what follows up to the engine is one task a block.
+    turns = ray.data.read_parquet(work.turns, columns=TURN_COLUMNS).repartition(
+        target_num_rows_per_block=work.batch_size
+    )
     if asker.judge.backend == "http":
         scored = _over_http(turns, asker, work, done)
     else:
@@ -138,11 +141,11 @@ def _over_vllm(turns: Any, asker: Asker, work: Work, done: Any) -> Any:
     )
     asked = turns.map_batches(
         _Ask(asker, done, work.directory),
-        batch_size=work.batch_size,
+        batch_size=None,
         batch_format="pyarrow",
         num_cpus=LIGHT_CPUS,
     )
-    answered = processor(asked.repartition(target_num_rows_per_block=work.batch_size))
+    answered = processor(asked)
     # A row on which the engine failed comes through with the processor's own columns.
     return answered.map_batches(_Failed(asker), batch_size=None, batch_format="pyarrow", num_cpus=LIGHT_CPUS)
 
@@ -150,18 +153,15 @@ def _over_vllm(turns: Any, asker: Asker, work: Work, done: Any) -> Any:
 def _over_http(turns: Any, asker: Asker, work: Work, done: Any) -> Any:
     import ray
 
-    return (
-        turns.map_batches(_Undone(done), batch_size=work.batch_size, batch_format="pyarrow", num_cpus=LIGHT_CPUS)
-        .repartition(target_num_rows_per_block=work.batch_size)
-        .map_batches(
-            http_judge.HttpJudge,
-            fn_constructor_args=(asker,),
-            batch_size=work.batch_size,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=asker.judge.engines),
-            num_cpus=LIGHT_CPUS,
-            max_concurrency=work.concurrent_batches,
-        )
+    undone = turns.map_batches(_Undone(done), batch_size=None, batch_format="pyarrow", num_cpus=LIGHT_CPUS)
+    return undone.map_batches(
+        http_judge.HttpJudge,
+        fn_constructor_args=(asker,),
+        batch_size=work.batch_size,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=asker.judge.engines),
+        num_cpus=LIGHT_CPUS,
+        max_concurrency=work.concurrent_batches,
     )
 
 
