@@ -170,10 +170,10 @@ class RunRecord:
             **self.details,
         }
 
-    def write(self, artifact: str | Path) -> dict[str, Any]:
-        """Write `run.json` into `artifact` and return its content."""
+    def write(self, artifact: str | Path, name: str = "run.json") -> dict[str, Any]:
+        """Write the record into `artifact` and return its content."""
         content = self.as_dict()
-        storage.write_json(storage.join(artifact, "run.json"), content)
+        storage.write_json(storage.join(artifact, name), content)
         return content
 
 

@@ -43,6 +43,7 @@ def prepare(config: PrepareConfig) -> Prepared:
     """
     started = time.perf_counter()
     claim_output(config.output, "prepare", config.overwrite)
+    storage.write_bytes(storage.join(config.output, ".stage-prepare"), b"")
     prepared = write_tables(
         config.input,
         config.output,
@@ -85,7 +86,6 @@ def write_tables(
 ) -> Prepared:
     """Read `location` and write `dialogues/`, `turns/` and `quarantine.jsonl` below `output`."""
     source = reading.find(location)
-    storage.write_bytes(storage.join(output, ".stage-prepare"), b"")
     dialogues = _PartWriter(storage.join(output, "dialogues"), DIALOGUE, DIALOGUES_PER_FILE)
     turns = _PartWriter(storage.join(output, "turns"), TURN, TURNS_PER_FILE)
     reasons: Counter[str] = Counter()

@@ -152,7 +152,12 @@ def _changes(judge: JudgeConfig, nodes: Sequence[Node]) -> Iterable[tuple[str, J
 
 
 def fit_together(judges: Sequence[JudgeConfig], shapes: Mapping[str, Shape], nodes: Sequence[Node]) -> bool:
-    """Whether all judges fit at the same time, each engine placed on the first node with room."""
+    """Whether all judges fit at the same time, each engine placed on the first node with room.
+
+    CPU engines each take all cores that they find; two judges of them only get in each other's way.
+    """
+    if sum(j.device == "cpu" for j in judges if j.backend == "vllm") > 1:
+        return False
     free = [[n.cpus, n.gpus, n.memory_gib, n] for n in nodes]
     engines = [(j, need(j, shapes[j.name])) for j in judges if j.backend == "vllm" for _ in range(j.engines)]
     for judge, wanted in sorted(engines, key=lambda e: -e[1].gpus):

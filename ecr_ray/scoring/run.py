@@ -34,7 +34,7 @@ MIN_TIMED_S = 5.0
 
 
 class TooManyFailures(UserError):
-    """More judgments failed than the user allows. The artifact is written all the same."""
+    """More judgments failed than the user allows."""
 
     exit_code = 4
 
@@ -122,7 +122,7 @@ def score(config: ScoreConfig, judges: list[JudgeConfig], *, side_by_side: bool)
 
     Raises:
         InputError, ConfigError: the input or the settings cannot be used; nothing was started.
-        TooManyFailures: the artifact is written, but too many judgments failed.
+        TooManyFailures: what there is is written, but not completed: the same command goes on with the failed rows.
     """
     started = time.perf_counter()
     prepared = _prepare(config, judges)
@@ -133,17 +133,26 @@ def score(config: ScoreConfig, judges: list[JudgeConfig], *, side_by_side: bool)
             outcomes = list(pool.map(lambda n: _judge(config, askers[n], turns["turn_id"], n), range(len(askers))))
     else:
         outcomes = [_judge(config, asker, turns["turn_id"], 0) for asker in askers]
-    judged = time.perf_counter()
-    result = _finish(config, prepared, turns, outcomes, {"judging": judged - started}, started)
-    worst = max(outcomes, key=lambda o: o.failures.num_rows)
-    rate = worst.failures.num_rows / max(len(turns), 1)
-    if rate > config.max_failure_rate:
-        common = Counter(worst.failures["status"].to_pylist()).most_common(1)[0]
-        raise TooManyFailures(
-            f"{worst.failures.num_rows} of {len(turns)} judgments of {worst.judge.name} failed ({rate:.1%}; allowed "
-            f"{config.max_failure_rate:.1%}), most often {common[0]}: see {config.output}/failures.parquet"
-        )
+    problem = _too_many_failures(config, outcomes)
+    timings = {"judging": time.perf_counter() - started}
+    result = _finish(config, prepared, turns, outcomes, timings, started, complete=problem is None)
+    if problem:
+        raise problem
     return result
+
+
+def _too_many_failures(config: ScoreConfig, outcomes: list[Outcome]) -> TooManyFailures | None:
+    worst = max(outcomes, key=lambda o: o.failures.num_rows)
+    failed = worst.failures.num_rows
+    rate = failed / (failed + worst.scores.num_rows)
+    if rate <= config.max_failure_rate:
+        return None
+    status, _ = Counter(worst.failures["status"].to_pylist()).most_common(1)[0]
+    return TooManyFailures(
+        f"{failed} of {failed + worst.scores.num_rows} judgments of {worst.judge.name} failed ({rate:.1%}; allowed "
+        f"{config.max_failure_rate:.1%}), most often {status}: see {config.output}/failures.parquet. The same command "
+        "tries them again; --max-failure-rate accepts them"
+    )
 
 
 def finished(config: ScoreConfig, judges: list[JudgeConfig]) -> Result | None:
@@ -287,8 +296,13 @@ def _finish(
     outcomes: list[Outcome],
     timings: dict[str, float],
     started: float,
+    *,
+    complete: bool,
 ) -> Result:
-    """Write scores, failures, targets, agreement, page and, last, the run record."""
+    """Write scores, failures, targets, agreement, page and, last, the run record.
+
+    An incomplete run leaves `run.failed.json` in place of `run.json`, and its work directory for the next try.
+    """
     judges = [outcome.judge for outcome in outcomes]
     aspects = tuple(prompts.RUBRICS[config.rubric].aspects)
     tables = {outcome.judge.name: outcome.scores for outcome in outcomes}
@@ -327,8 +341,10 @@ def _finish(
     )
     html = summary.page(record.as_dict(), tables, aspects)
     storage.write_bytes(storage.join(output, "summary.html"), html.encode())
-    run = record.write(output)
-    storage.remove(storage.join(output, WORK))
+    run = record.write(output, "run.json" if complete else "run.failed.json")
+    if complete:
+        storage.remove(storage.join(output, "run.failed.json"))
+        storage.remove(storage.join(output, WORK))
     return Result(output, run, _lines(run))
 
 

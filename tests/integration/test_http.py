@@ -25,7 +25,8 @@ def endpoint(cache):
         port = free.getsockname()[1]
     judge = run.chosen_judges(ScoreConfig())[0]
     server = subprocess.Popen(
-        [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", tiny.resolve_model("tiny:0"), "--port", str(port),
+        [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", tiny.resolve_model("tiny:0"),
+         "--port", str(port),
          "--host", "127.0.0.1", "--served-model-name", "served", "--max-model-len", "2048", "--enforce-eager",
          "--dtype", "float32", "--max-num-seqs", "16"],
         env={**os.environ, **engines.engine_env(judge)},

@@ -64,6 +64,8 @@ def submitted(cluster, tmp_path_factory):
             "120",
             "--bootstrap",
             "50",
+            "--side-by-side",
+            "yes",
         ],
         cwd=ROOT,
         capture_output=True,
@@ -267,7 +269,15 @@ def test_failures_are_written_apart_counted_and_fail_the_job(cluster, tmp_path):
     assert failed["turn_id"] == lines[7]["turn_id"] and failed["overall"] is None and "tokens" in failed["reason"]
     assert table(out).num_rows == 39
     assert table(out, "targets").to_pandas().set_index("turn_id").loc[lines[7]["turn_id"], "judges"] == 0
-    assert json.loads((out / "run.json").read_text())["failures"] == {"tiny-a: prompt_too_long": 1}
+    assert json.loads((out / "run.failed.json").read_text())["failures"] == {"tiny-a: prompt_too_long": 1}
+
+    # Accepting the failure goes on with that one row alone, and completes the artifact.
+    printed, _ = finish(
+        score("--input", file, "--output", out, "--max-model-len", "400", "--max-failure-rate", "0.05"), 3
+    )
+    assert "going on with the unfinished run" in printed
+    run = json.loads((out / "run.json").read_text())
+    assert (run["rows"]["scores"], run["rows"]["failed"]) == (39, 1) and not (out / "run.failed.json").exists()
 
 
 def test_the_input_is_checked_before_a_cluster_is_asked(tmp_path):

@@ -102,3 +102,10 @@ def test_judges_run_side_by_side_only_where_all_have_room():
     a, b = (JudgeConfig(model="m", name=name) for name in "ab")
     assert planner.fit_together([a, b], shapes, [A100_80])
     assert not planner.fit_together([a, b], shapes, [A100_40])
+
+
+def test_cpu_judges_take_turns():
+    tiny = [JudgeConfig(model="m", name=name, device="cpu") for name in "ab"]
+    shapes = {name: planner.Shape(5_000_000, 4, 2, 64) for name in "ab"}
+    assert planner.fit_together(tiny[:1], shapes, [Node(64, 256)])
+    assert not planner.fit_together(tiny, shapes, [Node(64, 256)])
