@@ -23,6 +23,8 @@ def connect() -> str:
     if os.environ.get("RAY_ADDRESS"):
         ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.WARNING)
         return f"the Ray cluster at {os.environ['RAY_ADDRESS']}"
+    # Ray starts its workers, and so their engines, at nice 15: on a small machine everything else goes first.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     context = ray.init(
         num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
         include_dashboard=True,
