@@ -21,6 +21,8 @@ from ecr_ray.scoring.requests import Asker
 
 # Tasks that only move rows: a small share of a CPU, so that a two-core machine runs them beside an engine.
 LIGHT_CPUS = 0.25
+# Loading a large model over a shared file system takes its time; an engine that is not there by then is an error.
+ENGINE_START_S = 1800
 TURN_COLUMNS = ["turn_id", "dialogue_id", "index", "context", "response"]
 
 
@@ -54,6 +56,8 @@ def run_pass(asker: Asker, work: Work) -> Iterator[dict[str, int]]:
         if type(handler) is logging.StreamHandler:
             handler.setLevel(logging.WARNING)
     context.memory_usage_poll_interval_s = None
+    # Without this the first engine that is ready takes every batch there is, and the others find none.
+    context.wait_for_min_actors_s = ENGINE_START_S
     done = ray.put(parts.done_ids(work.directory))
     # Blocks are cut before anything else, so that what follows up to the engine is one task a block.
     turns = ray.data.read_parquet(work.turns, columns=TURN_COLUMNS).repartition(
@@ -87,9 +91,9 @@ def engine_kwargs(judge: JudgeConfig, seed: int) -> dict[str, Any]:
     if judge.quantization:
         kwargs["quantization"] = judge.quantization
     if judge.device == "cpu":
-        # vLLM's CPU build runs its worker in a process of its own, in eager mode for a tiny model, and caches
-        # prefixes by blocks: 32 tokens instead of 128 finds a third more to share in dialogues.
-        kwargs |= {"distributed_executor_backend": "mp", "enforce_eager": True, "block_size": 32}
+        # The worker lives in its engine's process ("uni"; see engine_env), in eager mode for a tiny model. It
+        # caches prefixes by blocks: 32 tokens instead of 128 finds a third more to share in dialogues.
+        kwargs |= {"distributed_executor_backend": "uni", "enforce_eager": True, "block_size": 32}
     else:
         kwargs["gpu_memory_utilization"] = judge.gpu_memory_utilization
     return kwargs | dict(judge.engine)
@@ -102,6 +106,9 @@ def engine_env(judge: JudgeConfig, stats_actor: str | None = None) -> dict[str, 
         env[engine_stats_actor.VARIABLE] = stats_actor
     if judge.device == "cpu":
         env["VLLM_CPU_KVCACHE_SPACE"] = str(judge.cpu_kv_cache_gib)
+        # On a CPU vLLM insists on a worker process beside the engine's, and the two spin while they wait for each
+        # other (a third of the machine on two cores), unless this says that there are to be no further processes.
+        env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         # Left to itself vLLM keeps one core for its scheduler; on two cores that halves the model's speed.
         # With several engines, let the kernel share the cores out.
         cores = sorted(os.sched_getaffinity(0))
@@ -111,6 +118,7 @@ def engine_env(judge: JudgeConfig, stats_actor: str | None = None) -> dict[str, 
 
 
 def _over_vllm(turns: Any, asker: Asker, work: Work, done: Any) -> Any:
+    import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
     judge = asker.judge
@@ -139,10 +147,13 @@ def _over_vllm(turns: Any, asker: Asker, work: Work, done: Any) -> Any:
         preprocess_map_kwargs={"num_cpus": LIGHT_CPUS},
         postprocess_map_kwargs={"num_cpus": LIGHT_CPUS},
     )
+    # An actor and not tasks: a tokenizer costs seconds to load, and tasks would load it in every process they meet.
     asked = turns.map_batches(
-        _Ask(asker, done, work.directory),
+        _Ask,
+        fn_constructor_args=(asker, done, work.directory),
         batch_size=None,
         batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=judge.engines),
         num_cpus=LIGHT_CPUS,
     )
     answered = processor(asked)

@@ -28,6 +28,10 @@ class Asker:
     rubric: str
     seed: int = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the tokenizer: a task that only reads answers has no need to load one."""
+        return {name: value for name, value in self.__dict__.items() if name != "tokenizer"}
+
     @property
     def aspects(self) -> tuple[str, ...]:
         """The aspects in the order of the answer's digits."""
