@@ -1,7 +1,7 @@
 """How fast scoring is, start-up apart: against vLLM's own loop, the original system's way, itself with two engines, and
 itself with the turns shuffled; and whether the driver's memory grows with the rows.
 
-Each arm is `python -m ecr_ray.benchmarks.score ARM TURNS ROWS`.
+Each arm is `python -m ecr_ray.benchmarks.score ARM TURNS`.
 """
 
 import json
@@ -34,6 +34,10 @@ ORIGINAL_TOKENS, ORIGINAL_ROWS = 64, 48
 SMALL_CACHE = {"num_gpu_blocks_override": 1024}
 
 
+# What the peer is told in any case: how much cache it may have, and to be quiet.
+PEER_ENV = ("VLLM_CPU_KVCACHE_SPACE", "VLLM_LOGGING_LEVEL", "VLLM_NO_USAGE_STATS")
+
+
 def run(rounds: int, rows: int, many_rows: int) -> list[dict[str, Any]]:
     """All rows of the record. With the real ReDial test split where it is, else with the embedded sample."""
     with tempfile.TemporaryDirectory() as folder:
@@ -43,8 +47,8 @@ def run(rounds: int, rows: int, many_rows: int) -> list[dict[str, Any]]:
         arms = {
             name: lambda name=name, where=where: benchmarks.run_arm(MODULE, name, where, env=_env(name))
             for name, where in {
-                "ours": turns, "vllm": turns, "original": turns, "two-engines": turns, "small-cache": turns,
-                "small-cache-shuffled": shuffled,
+                "ours": turns, "vllm": turns, "vllm-tuned": turns, "original": turns, "two-engines": turns,
+                "small-cache": turns, "small-cache-shuffled": shuffled,
             }.items()
         }  # fmt: skip
         found = benchmarks.in_turn(arms, rounds)
@@ -63,14 +67,22 @@ def _rows(
     small = f"{work}, a cache of 32,768 tokens"
     more = {"tokens_per_row": ours["tokens_per_row"]}
     return [
-        benchmarks.row("vLLM `LLM.generate`, same requests", "rows/s", each("ours"), each("vllm"), work, **more),
+        benchmarks.row(
+            "vLLM `LLM.generate`, same requests, as it starts by itself", "rows/s",
+            each("ours"), each("vllm"), work, **more,
+        ),
+        benchmarks.row(
+            "vLLM `LLM.generate`, same requests, with our CPU settings and no process but its own", "rows/s",
+            each("ours"), each("vllm-tuned"), work, **more,
+        ),
         benchmarks.row(
             "transformers `generate`, one row at a time, JSON answer", "rows/s", each("ours"), each("original"),
             f"{work}; theirs on {ORIGINAL_ROWS} of them",
         ),
         benchmarks.row("two engines (ours) against one", "rows/s", each("two-engines"), each("ours"), work),
         benchmarks.row(
-            "turns in order (ours) against shuffled", "rows/s", each("small-cache"), each("small-cache-shuffled"), small,
+            "turns in order (ours) against shuffled", "rows/s", each("small-cache"), each("small-cache-shuffled"),
+            small,
         ),
         benchmarks.row(
             "turns in order (ours) against shuffled", "prefix-cache hit rate", each("small-cache", "hit_rate"),
@@ -88,9 +100,11 @@ def _rows(
 
 
 def _env(arm: str) -> dict[str, str]:
-    """The peer's engine gets the environment that ours gets."""
-    judge = load_judges("tiny", None)[JUDGE]
-    return engines.engine_env(judge) if arm == "vllm" else {}
+    """The tuned peer gets the whole environment of our engines; the other finds threads and processes by itself."""
+    env = engines.engine_env(load_judges("tiny", None)[JUDGE])
+    if arm == "vllm-tuned":
+        return env
+    return {name: env[name] for name in PEER_ENV} if arm == "vllm" else {}
 
 
 def _turns(folder: str, rows: int) -> tuple[str, str]:
@@ -175,13 +189,19 @@ def _requests(asker: Asker, turns: str) -> list[list[int]]:
     return [asker.tokens(t["context"], t["response"])[0] for f in files for t in storage.read_parquet(f).to_pylist()]
 
 
-def _vllm(turns: str) -> dict[str, Any]:
-    """vLLM's offline loop on the same token ids, with the same engine arguments and sampling parameters."""
+def _vllm(turns: str, tuned: bool) -> dict[str, Any]:
+    """vLLM's offline loop on the same token ids, with the same engine arguments and sampling parameters.
+
+    Not tuned, it chooses its executor itself (a worker process, and a core kept for its scheduler).
+    """
     from vllm import LLM, SamplingParams
 
     asker = _asker()
     requests = [{"prompt_token_ids": ids} for ids in _requests(asker, turns)]
-    llm = LLM(tiny.resolve_model(asker.judge.model), **engines.engine_kwargs(asker.judge, asker.seed))
+    kwargs = engines.engine_kwargs(asker.judge, asker.seed)
+    if not tuned:
+        del kwargs["distributed_executor_backend"]
+    llm = LLM(tiny.resolve_model(asker.judge.model), **kwargs)
     params = SamplingParams(**asker.sampling_params())
     # The first request that asks for log-probabilities pays for what is set up once.
     llm.generate([{"prompt_token_ids": [1, 2, 3]}], params, use_tqdm=False)
@@ -223,7 +243,8 @@ ARMS = {
     "two-engines": lambda turns: _ours(turns, engines=2),
     "small-cache": lambda turns: _ours(turns, engine=SMALL_CACHE),
     "small-cache-shuffled": lambda turns: _ours(turns, engine=SMALL_CACHE),
-    "vllm": _vllm,
+    "vllm": lambda turns: _vllm(turns, tuned=False),
+    "vllm-tuned": lambda turns: _vllm(turns, tuned=True),
     "original": _original,
 }
 
