@@ -111,6 +111,51 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True)
+class ClusterConfig:
+    """Start a Ray cluster inside a SLURM job, run a job file on it, and leave nothing behind.
+
+    sbatch [SBATCH OPTIONS] slurm_ray_start.sh [OPTIONS] [JOB.py ARGUMENTS | -- COMMAND ARGUMENTS]
+
+    Everything from the first word that ends in .py belongs to the job. Without a job the cluster stays up, and how
+    to attach is printed. Exit code: the job's own; or 69: no cluster came up; 70: a node was lost; 75: the time ran
+    out and SLURM would not start the job over; 143: ended by scancel or the time limit.
+    """
+
+    profile: str = "cluster"
+    """Set of defaults: tiny, node, cluster, or a path to a .toml. The job has its own --profile."""
+    config: str | None = None
+    """A .toml file whose [cluster] table overrides the profile."""
+    on_node_loss: Literal["fail", "continue"] = "fail"
+    """When a worker node goes away: end everything with code 70, or go on with the rest. A lost head ends it."""
+    roles: tuple[str, ...] = ()
+    """Labels for the nodes in their order, as in `train:2 rollout:4`; for label_selector={"role": ...}."""
+    interface: str | None = None
+    """Network interface whose IPv4 address Ray uses (ib0, ...); by default the one that SLURM uses."""
+    run_dir: str = "runs/slurm"
+    """Below it, in a directory a run: token, journal, logs of the nodes. Must be shared by all nodes."""
+    temp_dir: str = "/tmp"
+    """Node-local directory for Ray's sockets and sessions; short, because Unix sockets ask for that."""
+    ports: str = "20000-32000"
+    """LOW-HIGH: where Ray's ports are taken from, starting at a place that the job id decides."""
+    object_store_gib: float | None = None
+    """Ray's shared memory on each node; by default 30 % of the job's memory there, within /dev/shm."""
+    dashboard_host: str = "127.0.0.1"
+    """Where the dashboard listens on the head; an ssh tunnel reaches the loopback address."""
+    start_timeout_s: float = 120.0
+    """Every node must have answered after this time, and have joined after as much again."""
+    silence_timeout_s: float = 15.0
+    """A node that says nothing for so long is lost."""
+    stop_timeout_s: float = 20.0
+    """How long tidying up may take before it is ended by force."""
+    checkpoint_grace_s: float = 60.0
+    """How long the job may take to save its state when SLURM announces the time limit (SIGUSR1)."""
+    max_requeues: int = 100
+    """How often a job that ran out of time is started over."""
+    dry_run: bool = False
+    """Print what would be started in this allocation, and stop."""
+
+
+@dataclass(frozen=True)
 class JudgeConfig:
     """How one judge is run. Stands in a profile or --config file as [judges.NAME]."""
 
@@ -157,7 +202,7 @@ def load(cls: type[T], stage: str, argv: Sequence[str] | None = None, prog: str 
     import tyro
 
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--profile", default="tiny")
+    first.add_argument("--profile", default=cls.profile)
     first.add_argument("--config", default=None)
     files, _ = first.parse_known_args(argv)
     values: dict[str, Any] = {}
