@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +11,21 @@ from ecr_ray import config
 from ecr_ray.errors import UserError
 
 EXIT_PARTIAL = 3
+# As sysexits.h has it: stopped on the way, to be started again.
+EXIT_STOPPED = 75
+
+
+class StoppedForLater(BaseException):
+    """Time is nearly up (SIGUSR1, from the SLURM bootstrap): stop here, and go on in the next start.
+
+    Not an Exception, like KeyboardInterrupt: no handler on the way may take it for a failure of its own.
+    """
 
 
 def run(main: Callable[[], int]) -> int:
     """Run a job: a mistake of the user's is one sentence on stderr and exit code 1, not a traceback."""
     _quiet()
+    signal.signal(signal.SIGUSR1, _stop_for_later)
     try:
         return main()
     except UserError as error:
@@ -23,6 +34,16 @@ def run(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
         return 130
+    except StoppedForLater:
+        if "ray" in sys.modules:
+            # Threads that wait for Ray are waited for at exit; this is what ends them.
+            sys.modules["ray"].shutdown()
+        print("stopped before the time limit; the same command goes on from here", file=sys.stderr)
+        return EXIT_STOPPED
+
+
+def _stop_for_later(number: int, frame: Any) -> None:
+    raise StoppedForLater
 
 
 def _quiet() -> None:

@@ -1,8 +1,14 @@
-"""Join the Ray cluster that is there, or start one on this machine."""
+"""The single way in which every job finds its Ray cluster."""
 
+import json
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from ecr_ray.cluster import logs
+from ecr_ray.errors import UserError
 
 # Ray's own logical CPUs on a small machine: every stage of a pipeline is an actor or task of its own, and on
 # two CPUs the light ones would wait for ever for the engine's to come free.
@@ -12,28 +18,71 @@ MIN_LOGICAL_CPUS = 4
 def connect() -> str:
     """Connect this process to Ray and return what it is connected to, in words.
 
-    Joins the cluster of `RAY_ADDRESS` (set by `ray job submit` and by the SLURM bootstrap); without it, starts
-    one on this machine that ends with the process, its dashboard on the loopback address.
+    In this order: the cluster this process is in already; that of `RAY_ADDRESS` (set for the job by the SLURM
+    bootstrap and by `ray job submit`); the one that the bootstrap keeps up in this SLURM job (a shell that was
+    attached to it); else a cluster on this machine that ends with the process, its dashboard on the loopback address.
+
+    Raises:
+        UserError: the address is of a cluster that does not answer, or that does not accept our token.
     """
     import ray
 
-    runtime_env = {"env_vars": {"PYTHONPATH": _python_path(), "HF_HUB_DISABLE_TELEMETRY": "1"}}
     if ray.is_initialized():
         return "the Ray cluster this process is in"
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(runtime_env=runtime_env, log_to_driver=False, logging_level=logging.WARNING)
-        return f"the Ray cluster at {os.environ['RAY_ADDRESS']}"
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ.update(slurm_cluster(os.environ))
+    settings = _settings()
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(**settings)
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+            raise UserError(
+                f"cannot join the Ray cluster at {address} (RAY_ADDRESS): {str(error).splitlines()[0]}; is it up, and "
+                "does RAY_AUTH_TOKEN_PATH name its token?"
+            ) from error
+        return f"the Ray cluster at {address}"
     # Ray starts its workers, and so their engines, at nice 15: on a small machine everything else goes first.
     os.environ.setdefault("RAY_worker_niceness", "0")
     context = ray.init(
         num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
         include_dashboard=True,
         dashboard_host="127.0.0.1",
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        runtime_env=runtime_env,
+        **settings,
     )
     return f"a Ray cluster on this machine, dashboard http://{context.dashboard_url}"
+
+
+def slurm_cluster(env: Mapping[str, str]) -> dict[str, str]:
+    """What to add to the environment in order to join the cluster that stays up in this SLURM job, if one does."""
+    if "SLURM_JOB_ID" not in env:
+        return {}
+    run = f"{env['SLURM_JOB_ID']}.{env.get('SLURM_RESTART_COUNT', 0)}"
+    usual = Path(env.get("SLURM_SUBMIT_DIR", "."), "runs", "slurm", run)
+    file = Path(env.get("ECR_RUN_DIR", usual)) / "cluster.json"
+    if not file.is_file():
+        return {}
+    cluster = json.loads(file.read_text())
+    return {
+        "RAY_ADDRESS": cluster["address"],
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": cluster["token_file"],
+        "ECR_RUN_ID": cluster["run_id"],
+    }
+
+
+def _settings() -> dict[str, Any]:
+    """What every `ray.init` here is given."""
+    import ray
+
+    runtime_env: dict[str, Any] = {"env_vars": {"PYTHONPATH": _python_path(), "HF_HUB_DISABLE_TELEMETRY": "1"}}
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "runtime_env": runtime_env}
+    if os.environ.get("ECR_RUN_ID"):
+        # On a cluster logs are for machines first: JSON, each record with job, node and run.
+        logs.add_run_id()
+        runtime_env["worker_process_setup_hook"] = "ecr_ray.cluster.logs.add_run_id"
+        settings["logging_config"] = ray.LoggingConfig(encoding="JSON", log_level="WARNING")
+    return settings
 
 
 def _python_path() -> str:

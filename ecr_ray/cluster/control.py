@@ -71,6 +71,7 @@ class Cluster:
         self._tasks: list[asyncio.Task] = []
         self._facts: dict[str, dict[str, Any]] = {}
         self._members: dict[str, tuple[str, str]] = {}
+        self._joined: set[str] = set()
         self._gone: set[str] = set()
         self._heard: dict[str, float] = {}
         self._changed = asyncio.Condition()
@@ -108,13 +109,13 @@ class Cluster:
             await self._until(lambda: len(self._facts) == len(self.given.hosts))
         check_same_versions({name: facts["versions"] for name, facts in self._facts.items()})
         self._check_written(canary)
-        async with self._deadline("join", self._alive):
+        async with self._deadline("join", lambda: self._joined):
             head = self.given.head.name
             self._tell({"do": "head", "seconds": self.settings.start_timeout_s}, [head])
             await self._until(lambda: self.address)
             workers = [host.name for host in self.given.hosts[1:]]
             self._tell({"do": "join", "address": self.address, "seconds": self.settings.start_timeout_s}, workers)
-            await self._until(lambda: len(self._alive()) == len(self.given.hosts))
+            await self._until(lambda: len(self._joined) == len(self.given.hosts))
         self._is_up = True
         self._tasks.append(asyncio.create_task(self._watch_silence()))
 
@@ -184,10 +185,6 @@ class Cluster:
                     "one: give a --run-dir on a file system that all nodes share"
                 )
 
-    def _alive(self) -> set[str]:
-        ours = {facts["ip"]: name for name, facts in self._facts.items()}
-        return {ours[ip] for ip, (state, _) in self._members.items() if state == "ALIVE" and ip in ours}
-
     # --- hearing and telling ------------------------------------------------------------------------------
 
     def _tell(self, command: Mapping[str, Any], to: Sequence[str]) -> None:
@@ -216,6 +213,9 @@ class Cluster:
             self._facts[node] = event
         elif kind == "head":
             self.address, self.dashboard = event["address"], event["dashboard"]
+        elif kind == "joined":
+            self._joined.add(node)
+            self.journal.say("joined", node)
         elif kind == "member":
             self._members[event["ip"]] = (event["state"], event["node_id"])
             self._take_member(event["ip"], event["state"])

@@ -1,8 +1,11 @@
-"""Ray's log files of one node: what to show of them, and keeping them."""
+"""Logs: the run's name in every record, what to show of a node's files, and keeping them."""
 
+import logging
+import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 TAIL_LINES = 12
 # A file beyond this is kept by its end.
@@ -75,3 +78,15 @@ def save(temp_dir: Path, target: Path) -> None:
             with path.open("rb") as file, copy.open("wb") as out:
                 file.seek(-KEPT_BYTES, 2)
                 shutil.copyfileobj(file, out)
+
+
+def add_run_id() -> None:
+    """Give every log record of this process the run's id (`ECR_RUN_ID`), for Ray's JSON format to print."""
+    make = logging.getLogRecordFactory()
+
+    def with_run_id(*arguments: Any, **keywords: Any) -> logging.LogRecord:
+        record = make(*arguments, **keywords)
+        record.run_id = os.environ.get("ECR_RUN_ID", "")
+        return record
+
+    logging.setLogRecordFactory(with_run_id)

@@ -18,7 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -109,20 +109,22 @@ class Agent:
     async def _be_head(self, seconds: float) -> None:
         """Start the head, say where it is, and keep an eye on all nodes."""
         ports = await self._start_ray(None, seconds)
-        dashboard = f"127.0.0.1:{ports.dashboard}"
-        emit("head", address=f"{self.ip}:{ports.gcs}", dashboard=dashboard)
-        await self._watch_nodes(f"http://{dashboard}")
+        await self._watch_nodes(f"http://127.0.0.1:{ports.dashboard}")
 
     async def _start_ray(self, address: str | None, seconds: float) -> layout.Ports:
         """Start the head (no address) or join one, on the first ports that turn out to be ours.
 
         Raises:
-            NodeError: Ray ends at once, or listens nowhere within the time.
+            NodeError: Ray ends at once, or is not started within the time.
         """
         for ports in self._free_blocks():
             self.ray = process = await self._spawn_ray(ports, address)
             emit("ray", pid=process.pid, ports=f"{ports.gcs}-{ports.client}")
-            if await self._listening(ports.gcs if address is None else ports.node_manager, seconds):
+            if address is None and await self._within(seconds, self._listens, ports.gcs):
+                # The workers need not wait for the rest of the head.
+                emit("head", address=f"{self.ip}:{ports.gcs}", dashboard=f"127.0.0.1:{ports.dashboard}")
+            if await self._within(seconds, self._registered):
+                emit("joined")
                 self._background(self._watch_ray(process))
                 return ports
             await self._end_ray()
@@ -130,6 +132,28 @@ class Agent:
                 await self._report_death(process)
             emit("note", text=f"somebody else took a port of {ports.gcs}-{ports.client}; trying the next ones")
         raise NodeError(f"every block of ports in {self.order['ports']} is in use: give other --ports")
+
+    def _listens(self, port: int) -> bool:
+        return listens_below(self.ray.pid, port)
+
+    def _registered(self) -> bool:
+        """`ray start` says so once the GCS has this node on its list."""
+        return "Ray runtime started" in (self.temp_dir / "ray-start.log").read_text(errors="replace")
+
+    async def _within(self, seconds: float, true: Callable[..., bool], *arguments: Any) -> bool:
+        """Whether something comes true of Ray; False: it ended instead.
+
+        Raises:
+            NodeError: neither within the time.
+        """
+        end = asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < end:
+            if await asyncio.to_thread(true, *arguments):
+                return True
+            if self.ray.returncode is not None:
+                return False
+            await asyncio.sleep(POLL_S)
+        raise NodeError(f"Ray has not started within {seconds:.0f} s (--start-timeout-s)")
 
     def _free_blocks(self) -> Iterator[layout.Ports]:
         low, high = self.order["ports"]
@@ -154,7 +178,7 @@ class Agent:
             head_address=address,
             dashboard_host=self.order["dashboard_host"],
         )
-        with (self.temp_dir / "ray-start.log").open("ab") as log:
+        with (self.temp_dir / "ray-start.log").open("wb") as log:
             return await asyncio.create_subprocess_exec(
                 *ray_command(),
                 *plan.ray_start(),
@@ -168,21 +192,6 @@ class Agent:
 
     def _memory_bytes(self) -> int:
         return self.host.memory_mib * layout.MIB if self.host.memory_mib else psutil.virtual_memory().total
-
-    async def _listening(self, port: int, seconds: float) -> bool:
-        """Whether Ray comes to listen on this port; False: it ended instead.
-
-        Raises:
-            NodeError: neither within the time.
-        """
-        end = asyncio.get_running_loop().time() + seconds
-        while asyncio.get_running_loop().time() < end:
-            if await asyncio.to_thread(listens_below, self.ray.pid, port):
-                return True
-            if self.ray.returncode is not None:
-                return False
-            await asyncio.sleep(POLL_S)
-        raise NodeError(f"Ray does not listen on port {port} after {seconds:.0f} s")
 
     async def _watch_ray(self, process: asyncio.subprocess.Process) -> None:
         await process.wait()

@@ -129,8 +129,12 @@ def score(config: ScoreConfig, judges: list[JudgeConfig], *, side_by_side: bool)
     turns = _turn_ids(config.output)
     askers = [Asker(judge, config.rubric, config.seed) for judge in judges]
     if side_by_side and len(askers) > 1:
-        with ThreadPoolExecutor(len(askers)) as pool:
+        pool = ThreadPoolExecutor(len(askers))
+        try:
             outcomes = list(pool.map(lambda n: _judge(config, askers[n], turns["turn_id"], n), range(len(askers))))
+        finally:
+            # Whoever interrupts one judge does not want to wait for the others.
+            pool.shutdown(wait=False, cancel_futures=True)
     else:
         outcomes = [_judge(config, asker, turns["turn_id"], 0) for asker in askers]
     problem = _too_many_failures(config, outcomes)

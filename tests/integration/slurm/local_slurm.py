@@ -63,6 +63,11 @@ class LocalSlurm:
         """The environment in which sbatch, srun and the others talk to this SLURM."""
         return {"SLURM_CONF": str(self.directory / "slurm.conf")}
 
+    @property
+    def up(self) -> set[str]:
+        """The nodes that have power."""
+        return set(self._nodes)
+
     # --- life ---------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -195,6 +200,11 @@ class LocalSlurm:
             env=self._clean_env(),
             timeout=timeout,
         )
+
+    def hold(self, name: str, *words: str) -> subprocess.Popen:
+        """Start something on a node that stays; who asks for it ends it."""
+        command = ["nsenter", "-t", str(self._first_pid(name)), "-a", *words]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=self._clean_env())
 
     # --- parts --------------------------------------------------------------------------------------------
 
