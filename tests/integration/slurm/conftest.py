@@ -1,7 +1,5 @@
 """One local SLURM for all tests here, and what they ask of it."""
 
-import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -103,11 +101,11 @@ def local(tmp_path_factory):
     for parent in slurm.directory.parents:
         if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
             parent.chmod(0o755)
-    slurm.start()
-    yield slurm
-    slurm.stop()
-    if not os.environ.get("ECR_KEEP_SLURM"):
-        shutil.rmtree(slurm.directory, ignore_errors=True)
+    try:
+        slurm.start()
+        yield slurm
+    finally:
+        slurm.stop()
 
 
 @pytest.fixture
@@ -116,9 +114,8 @@ def bench(local, request):
     place = Bench(local, local.directory / request.node.name)
     yield place
     local.command("scancel", "--user=root", "--quiet", check=False)
-    until(lambda: not local.command("squeue", "--noheader").strip(), 30, "the end of all jobs")
-    for name in local.names:
-        if name not in local.up:
-            local.power_on(name)
-            local.command("scontrol", "update", f"nodename={name}", "state=resume", check=False)
+    # A job ends only when all its nodes say that it has.
+    for name in set(local.names) - local.up:
+        local.power_on(name)
+    until(lambda: not local.command("squeue", "--noheader").strip(), 60, "the end of all jobs")
     local.wait_idle()

@@ -8,6 +8,7 @@ Ending a node's first process ends everything on it at once: a power cut.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import re
@@ -71,7 +72,16 @@ class LocalSlurm:
     # --- life ---------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Bring everything up and return when all nodes are idle."""
+        """Bring everything up and return when all nodes are idle.
+
+        Raises:
+            RuntimeError: another local SLURM is running on this machine.
+        """
+        self._lock = open("/run/lock/ecr-local-slurm", "w")  # noqa: SIM115 (held as long as this lives)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RuntimeError("another local SLURM is running on this machine") from None
         for name in ("log", "state", "munge", "dev"):
             (self.directory / name).mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o755)
@@ -114,9 +124,8 @@ class LocalSlurm:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
-        for name in self.names:
-            run("ip", "netns", "del", f"ecr-{name}", check=False)
-        run("ip", "link", "del", BRIDGE, check=False)
+        self._remove_network()
+        self._lock.close()
 
     def power_on(self, name: str) -> None:
         """Start a node."""
@@ -237,8 +246,7 @@ class LocalSlurm:
         return [path for path in below if not any(path != other and path.is_relative_to(other) for other in below)]
 
     def _network(self) -> None:
-        if run("ip", "link", "show", BRIDGE, check=False):
-            raise RuntimeError(f"bridge {BRIDGE} exists: another local SLURM is running, or one died; ip link del it")
+        self._remove_network()  # of one that was killed
         run("ip", "link", "add", BRIDGE, "type", "bridge")
         run("ip", "addr", "add", f"{CONTROLLER}/24", "dev", BRIDGE)
         run("ip", "link", "set", BRIDGE, "up")
@@ -254,6 +262,13 @@ class LocalSlurm:
             inside = ("ip", "netns", "exec", space, "ip")
             run(*inside, "addr", "add", f"{NETWORK}.{number}/24", "dev", "eth0")
             run(*inside, "link", "set", "lo", "up")
+
+    def _remove_network(self) -> None:
+        for number, name in enumerate(self.names, 1):
+            # Removing a namespace takes effect some time later, removing a cable at once.
+            run("ip", "link", "del", f"ecrv{number}", check=False)
+            run("ip", "netns", "del", f"ecr-{name}", check=False)
+        run("ip", "link", "del", BRIDGE, check=False)
 
     def _write_configuration(self) -> None:
         d = self.directory
