@@ -354,8 +354,8 @@ def check_same_versions(found: Mapping[str, Mapping[str, str]]) -> None:
             ours, theirs = expected.get(name, "none"), versions.get(name, "none")
             if ours != theirs:
                 raise ClusterError(
-                    f"{node} has {name} {theirs}, but {first} has {name} {ours}: use one environment on a file system that "
-                    "all nodes share, or install the same versions everywhere"
+                    f"{node} has {name} {theirs}, but {first} has {name} {ours}: use one environment on a file system "
+                    "that all nodes share, or install the same versions everywhere"
                 )
 
 
