@@ -32,7 +32,13 @@ ORIGINAL_TOKENS, ORIGINAL_ROWS = 64, 48
 # The tiny model's cache holds the whole work, whatever its order. A 7B judge's on a 40 GB GPU holds about as much
 # as this: 1,024 blocks of 32 tokens.
 SMALL_CACHE = {"num_gpu_blocks_override": 1024}
-
+LARGER_SHAPE = {
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+}
 
 # What the peer is told in any case: how much cache it may have, and to be quiet.
 PEER_ENV = ("VLLM_CPU_KVCACHE_SPACE", "VLLM_LOGGING_LEVEL", "VLLM_NO_USAGE_STATS")
@@ -99,10 +105,45 @@ def _rows(
     ]  # fmt: skip
 
 
+def run_larger(rounds: int, rows: int, many_rows: int) -> list[dict[str, Any]]:
+    """The comparison with vLLM's own loop again, with a model that is still far below a real judge's size.
+
+    What the pipeline costs beside the engine is the same for every model; this shows what remains of it.
+    """
+    del many_rows
+    with tempfile.TemporaryDirectory() as folder:
+        turns, work = _turns(f"{folder}/ordered", rows)
+        _larger_model()
+        arms = {
+            name: lambda name=name: benchmarks.run_arm(MODULE, name, turns, env=_env(name))
+            for name in ("ours-larger", "vllm-tuned-larger")
+        }
+        found = benchmarks.in_turn(arms, rounds)
+    ours, theirs = ([result["rows_per_s"] for result in found[name]] for name in arms)
+    against = "vLLM `LLM.generate`, same requests, with our CPU settings and no process but its own"
+    work = f"{work}, 4 aspects, an untrained Llama of 28 million parameters"
+    return [benchmarks.row(against, "rows/s", ours, theirs, work)]
+
+
+def _larger_model() -> str:
+    """The directory of a Llama of 28 million parameters with the tiny model's tokenizer."""
+    target = tiny.cache_dir() / "models" / f"benchmark-v{tiny.RECIPE_VERSION}-28m"
+    if not target.is_dir():
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(tiny.resolve_model("tiny:0"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as staging:
+            tokenizer.save_pretrained(f"{staging}/model")
+            tiny.build_model(0, tokenizer, **LARGER_SHAPE).save_pretrained(f"{staging}/model")
+            Path(staging, "model").rename(target)
+    return str(target)
+
+
 def _env(arm: str) -> dict[str, str]:
     """The tuned peer gets the whole environment of our engines; the other finds threads and processes by itself."""
     env = engines.engine_env(load_judges("tiny", None)[JUDGE])
-    if arm == "vllm-tuned":
+    if arm.startswith("vllm-tuned"):
         return env
     return {name: env[name] for name in PEER_ENV} if arm == "vllm" else {}
 
@@ -189,14 +230,14 @@ def _requests(asker: Asker, turns: str) -> list[list[int]]:
     return [asker.tokens(t["context"], t["response"])[0] for f in files for t in storage.read_parquet(f).to_pylist()]
 
 
-def _vllm(turns: str, tuned: bool) -> dict[str, Any]:
+def _vllm(turns: str, tuned: bool, **changes: Any) -> dict[str, Any]:
     """vLLM's offline loop on the same token ids, with the same engine arguments and sampling parameters.
 
     Not tuned, it chooses its executor itself (a worker process, and a core kept for its scheduler).
     """
     from vllm import LLM, SamplingParams
 
-    asker = _asker()
+    asker = _asker(**changes)
     requests = [{"prompt_token_ids": ids} for ids in _requests(asker, turns)]
     kwargs = engines.engine_kwargs(asker.judge, asker.seed)
     if not tuned:
@@ -246,6 +287,8 @@ ARMS = {
     "vllm": lambda turns: _vllm(turns, tuned=False),
     "vllm-tuned": lambda turns: _vllm(turns, tuned=True),
     "original": _original,
+    "ours-larger": lambda turns: _ours(turns, model=_larger_model()),
+    "vllm-tuned-larger": lambda turns: _vllm(turns, tuned=True, model=_larger_model()),
 }
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ class Cluster:
             await self._until(lambda: len(self._facts) == len(self.given.hosts))
         check_same_versions({name: facts["versions"] for name, facts in self._facts.items()})
         self._check_written(canary)
+        self._tasks.append(asyncio.create_task(self._watch_silence()))
         async with self._deadline("join", lambda: self._joined):
             head = self.given.head.name
             self._tell({"do": "head", "seconds": self.settings.start_timeout_s}, [head])
@@ -117,7 +118,6 @@ class Cluster:
             self._tell({"do": "join", "address": self.address, "seconds": self.settings.start_timeout_s}, workers)
             await self._until(lambda: len(self._joined) == len(self.given.hosts))
         self._is_up = True
-        self._tasks.append(asyncio.create_task(self._watch_silence()))
 
     @contextlib.asynccontextmanager
     async def _deadline(self, what: str, there: Callable[[], Collection[str]]) -> AsyncIterator[None]:

@@ -14,6 +14,9 @@ _LONGEST_SOCKET = "/session_2000-01-01_00-00-00_000000_4194304/sockets/plasma_st
 LONGEST_TEMP_DIR = SOCKET_PATH_BYTES - len(_LONGEST_SOCKET)
 OBJECT_STORE_SHARE = 0.3
 MIB, GIB = 2**20, 2**30
+TEMP_PREFIX = "ecr-ray-"
+# In the run directory: where Prometheus finds the metrics ports of all nodes (its file_sd format).
+SCRAPE_TARGETS = "prometheus_targets.json"
 
 
 class LayoutError(UserError):
@@ -33,6 +36,13 @@ class Ports:
     node_manager: int
     object_manager: int
     client: int
+    dashboard_metrics: int
+    autoscaler_metrics: int
+
+    @property
+    def span(self) -> str:
+        """`first-last`, for people."""
+        return f"{self.gcs}-{self.autoscaler_metrics}"
 
 
 BLOCK = len(fields(Ports))
@@ -68,7 +78,7 @@ def temp_dir(base: str, run_id: str) -> str:
     Raises:
         LayoutError: Ray's sockets in it would have paths that are too long for Unix.
     """
-    path = f"{base.rstrip('/')}/ecr-ray-{run_id}"
+    path = f"{base.rstrip('/')}/{TEMP_PREFIX}{run_id}"
     length = len(path.encode())
     if length > LONGEST_TEMP_DIR:
         raise LayoutError(
@@ -141,6 +151,13 @@ class NodePlan:
             "--max-worker-port=0",
             "--disable-usage-stats",
         ]
+
+    def ray_env(self) -> dict[str, str]:
+        """Two ports for which `ray start` has no option, for its environment."""
+        return {
+            "DASHBOARD_METRIC_PORT": str(self.ports.dashboard_metrics),
+            "AUTOSCALER_METRIC_PORT": str(self.ports.autoscaler_metrics),
+        }
 
 
 def labels(host: Host, run_id: str) -> dict[str, str]:

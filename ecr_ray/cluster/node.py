@@ -8,6 +8,7 @@ and tidies up: nothing on the node outlives it. It imports neither Ray nor anyth
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import platform
@@ -22,7 +23,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
 
@@ -37,6 +38,8 @@ NODES_POLL_S = 3.0
 # A line longer than this may be cut up by srun when several nodes speak at once.
 LINE_BYTES = 900
 RAY_STOP_S = 6.0
+# A directory that is this young may not have been locked yet.
+UNLOCKED_S = 10.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -56,14 +59,18 @@ class Agent:
         self.ray: asyncio.subprocess.Process | None = None
         self.stopping = asyncio.Event()
         self.failed = False
+        self._lock: TextIO | None = None
         self._tasks: list[asyncio.Task] = []
 
     async def run(self, commands: asyncio.StreamReader) -> None:
         """Introduce this node, then do as told until told to stop."""
         self.ip = own_ipv4(self.order["interface"], len(self.order["hosts"]) > 1)
         await asyncio.to_thread(self._check_shared_directory)
-        make_temp_dir(self.temp_dir)
+        swept = await asyncio.to_thread(sweep, self.temp_dir.parent)
+        self._lock = make_temp_dir(self.temp_dir)
         emit("hello", **self._facts())
+        for path in swept:
+            emit("note", text=f"removed {path}, left behind by a start that was killed")
         self._background(self._heartbeat())
         self._background(self._obey(commands))
         await self.stopping.wait()
@@ -119,7 +126,7 @@ class Agent:
         """
         for ports in self._free_blocks():
             self.ray = process = await self._spawn_ray(ports, address)
-            emit("ray", pid=process.pid, ports=f"{ports.gcs}-{ports.client}")
+            emit("ray", pid=process.pid, ports=ports.span)
             if address is None and await self._within(seconds, self._listens, ports.gcs):
                 # The workers need not wait for the rest of the head.
                 emit("head", address=f"{self.ip}:{ports.gcs}", dashboard=f"127.0.0.1:{ports.dashboard}")
@@ -130,7 +137,7 @@ class Agent:
             await self._end_ray()
             if all(is_free(port) for port in asdict(ports).values()):
                 await self._report_death(process)
-            emit("note", text=f"somebody else took a port of {ports.gcs}-{ports.client}; trying the next ones")
+            emit("note", text=f"somebody else took a port of {ports.span}; trying the next ones")
         raise NodeError(f"every block of ports in {self.order['ports']} is in use: give other --ports")
 
     def _listens(self, port: int) -> bool:
@@ -185,7 +192,7 @@ class Agent:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.order["env"], "TMPDIR": str(self.temp_dir / "tmp")},
+                env={**os.environ, **self.order["env"], **plan.ray_env(), "TMPDIR": str(self.temp_dir / "tmp")},
                 cwd=self.temp_dir,
                 preexec_fn=end_with_parent,
             )
@@ -232,8 +239,21 @@ class Agent:
             for ip, state in changed.items():
                 emit("member", ip=ip, state=state.split()[0], node_id=state.split()[1])
             known = nodes
+            await asyncio.to_thread(self._share_scrape_targets)
             everybody = sum(state.startswith("ALIVE") for state in known.values()) == len(self.order["hosts"])
             await asyncio.sleep(NODES_POLL_S if everybody else POLL_S)
+
+    def _share_scrape_targets(self) -> None:
+        """Copy Ray's list of metrics ports to where a Prometheus on any node finds it."""
+        source = self.temp_dir / "prom_metrics_service_discovery.json"
+        target = Path(self.order["run_dir"]) / layout.SCRAPE_TARGETS
+        if not source.exists():
+            return
+        text = source.read_text()
+        if not target.exists() or target.read_text() != text:
+            staging = target.with_suffix(".new")
+            staging.write_text(text)
+            staging.replace(target)
 
     async def _end_ray(self) -> None:
         """Ask `ray start` to end its processes; end whatever is left of them."""
@@ -369,8 +389,11 @@ def gpus_of_step(env: Any) -> int:
     return len([device for device in visible.split(",") if device and device != "NoDevFiles"])
 
 
-def make_temp_dir(path: Path) -> None:
+def make_temp_dir(path: Path) -> TextIO:
     """An empty directory that is ours alone; what an earlier start of the job left there goes.
+
+    The returned file holds the lock that says that somebody is using the directory, until it is closed or its
+    process ends, however it ends.
 
     Raises:
         NodeError: it cannot be made, or somebody else's is in its place.
@@ -380,9 +403,38 @@ def make_temp_dir(path: Path) -> None:
             raise NodeError(f"{path} belongs to somebody else: give another --temp-dir")
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(mode=0o700)
+        lock = (path / "lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         (path / "tmp").mkdir()
     except OSError as error:
         raise NodeError(f"cannot make {path}: {error.strerror}; give another --temp-dir") from error
+    return lock
+
+
+def sweep(base: Path) -> list[Path]:
+    """Remove our user's directories in which nobody is left: of nodes that lost power, of agents that were killed."""
+    removed = []
+    for path in base.glob(f"{layout.TEMP_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if path.is_symlink() or path.stat().st_uid != os.getuid():
+                continue
+            if is_locked(path / "lock") or time.time() - path.stat().st_mtime < UNLOCKED_S:
+                continue
+            shutil.rmtree(path, ignore_errors=True)
+            removed.append(path)
+    return removed
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock of this file; no file, no lock."""
+    if not path.exists():
+        return False
+    with path.open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def is_free(port: int) -> bool:

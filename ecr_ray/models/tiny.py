@@ -15,6 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 VOCAB_SIZE = 4096
+TINY_SHAPE = {
+    "hidden_size": 256,
+    "intermediate_size": 640,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 # Part of the cache key: raise it when the recipe below changes.
 RECIPE_VERSION = 1
 MARKER = "ecr_ray.json"
@@ -116,18 +123,19 @@ def build_tokenizer(corpus: Iterator[str]) -> "PreTrainedTokenizerFast":  # noqa
     return tokenizer
 
 
-def build_model(seed: int, tokenizer: "PreTrainedTokenizerFast") -> "LlamaForCausalLM":  # noqa: F821
-    """A randomly initialised Llama for `tokenizer`, the same for the same seed."""
+def build_model(seed: int, tokenizer: "PreTrainedTokenizerFast", **shape: int) -> "LlamaForCausalLM":  # noqa: F821
+    """A randomly initialised Llama for `tokenizer`, the same for the same seed.
+
+    Args:
+        seed: of the weights.
+        tokenizer: decides the special tokens' ids.
+        shape: fields of `LlamaConfig` in place of the tiny ones, for a model of another size.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
         vocab_size=VOCAB_SIZE,
-        hidden_size=256,
-        intermediate_size=640,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         max_position_embeddings=2048,
         # Untied, so that safetensors never meets two names for one tensor.
         tie_word_embeddings=False,
@@ -136,6 +144,7 @@ def build_model(seed: int, tokenizer: "PreTrainedTokenizerFast") -> "LlamaForCau
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
+        **(TINY_SHAPE | shape),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

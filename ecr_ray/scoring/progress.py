@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+from ecr_ray.cluster import metrics
 from ecr_ray.scoring import parts
 
 
@@ -10,19 +11,13 @@ class Progress:
     """One judge's progress: rate, time left and failures on a bar; the same counts as Ray metrics."""
 
     def __init__(self, judge: str, total: int, done: int, position: int = 0) -> None:
-        from ray.util import metrics
         from tqdm import tqdm
 
-        tags = {"judge": judge}
-        self._rows = metrics.Counter("ecr_score_rows", "Judgments by outcome", tag_keys=("judge", "outcome"))
-        self._tokens = metrics.Counter("ecr_score_tokens", "Tokens by kind", tag_keys=("judge", "kind"))
-        self._hit_rate = metrics.Gauge(
-            "ecr_score_prefix_cache_hit_rate",
-            "Share of prompt tokens found in the prefix cache",
-            tag_keys=("judge",),
-        )
-        for metric in (self._rows, self._tokens, self._hit_rate):
-            metric.set_default_tags(tags)
+        self._rows = metrics.instrument("ecr_score_rows", judge=judge)
+        self._left = metrics.instrument("ecr_score_rows_left", judge=judge)
+        self._tokens = metrics.instrument("ecr_score_tokens", judge=judge)
+        self._hit_rate = metrics.instrument("ecr_score_prefix_cache_hit_rate", judge=judge)
+        self._left.set(total - done)
         self._failed = 0
         self._bar = tqdm(
             total=total,
@@ -50,6 +45,7 @@ class Progress:
             shown["cached"] = f"{cache[1] / cache[0]:.0%}"
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(counts[parts.OK] + counts[parts.FAILED])
+        self._left.set(self._bar.total - self._bar.n)
 
     def close(self) -> None:
         """Leave the finished bar on the screen."""

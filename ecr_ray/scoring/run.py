@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ecr_ray import prompts, storage
-from ecr_ray.cluster import inventory
+from ecr_ray.cluster import inventory, metrics
 from ecr_ray.config import ConfigError, JudgeConfig, ScoreConfig, load_judges, nearest
 from ecr_ray.data.prepare import Prepared, write_tables
 from ecr_ray.data.reading import InputError, find
@@ -244,6 +244,10 @@ def _prepare(config: ScoreConfig, judges: list[JudgeConfig]) -> Prepared:
     if not prepared.turns:
         raise InputError(f"there is not one turn to score in {config.input} ({prepared.summary()})")
     storage.write_json(state_file, {"fingerprint": fingerprint, "prepared": asdict(prepared)})
+    rows = metrics.instrument("ecr_prepare_rows")
+    for kind in ("dialogues", "turns", "quarantined"):
+        if getattr(prepared, kind):
+            rows.inc(getattr(prepared, kind), {"kind": kind})
     return prepared
 
 

@@ -8,6 +8,7 @@ Ending a node's first process ends everything on it at once: a power cut.
 """
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
@@ -17,7 +18,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2", "util-linux")
@@ -210,10 +214,18 @@ class LocalSlurm:
             timeout=timeout,
         )
 
-    def hold(self, name: str, *words: str) -> subprocess.Popen:
-        """Start something on a node that stays; who asks for it ends it."""
+    @contextlib.contextmanager
+    def hold(self, name: str, *words: str) -> Iterator[None]:
+        """Have something running on a node meanwhile."""
         command = ["nsenter", "-t", str(self._first_pid(name)), "-a", *words]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, env=self._clean_env())
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=self._clean_env())
+        try:
+            yield
+        finally:
+            # nsenter has forked, in order to be in the node's process table.
+            for child in psutil.Process(process.pid).children():
+                child.kill()
+            process.wait()
 
     # --- parts --------------------------------------------------------------------------------------------
 
