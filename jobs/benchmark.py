@@ -4,9 +4,13 @@ import argparse
 import sys
 
 from ecr_ray import benchmarks, cli, storage
-from ecr_ray.benchmarks import score
+from ecr_ray.benchmarks import cluster, score
 
-BENCHMARKS = {"score": score.run, "score-larger": score.run_larger}
+BENCHMARKS = {
+    "score": lambda chosen: score.run(chosen.rounds, chosen.rows, chosen.many_rows),
+    "score-larger": lambda chosen: score.run_larger(chosen.rounds, chosen.rows),
+    "cluster": lambda chosen: cluster.run(chosen.rounds),
+}
 
 
 def main() -> int:
@@ -14,11 +18,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("name", choices=list(BENCHMARKS), help="what to measure")
     parser.add_argument("--rounds", type=int, default=5, help="how often each arm runs, in turn")
-    parser.add_argument("--rows", type=int, default=2048, help="turns an arm scores")
-    parser.add_argument("--many-rows", type=int, default=20_000, help="turns of the memory measurement")
+    parser.add_argument("--rows", type=int, default=2048, help="score: turns an arm scores")
+    parser.add_argument("--many-rows", type=int, default=20_000, help="score: turns of the memory measurement")
     parser.add_argument("--json", default=None, metavar="FILE", help="write the benchmark record here")
     chosen = parser.parse_args()
-    content = benchmarks.record(chosen.name, BENCHMARKS[chosen.name](chosen.rounds, chosen.rows, chosen.many_rows))
+    content = benchmarks.record(chosen.name, BENCHMARKS[chosen.name](chosen))
     print(benchmarks.table(content))
     if chosen.json:
         storage.write_json(chosen.json, content)

@@ -1,11 +1,28 @@
 """Fixtures that the whole session shares: one model cache, one Ray cluster."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def turn(n: int) -> dict:
+    """The n-th of many small turns, eight a dialogue."""
+    context = [{"role": "seeker", "text": f"Number {n}: I want a film about {'very ' * (n % 7)}old ships."}]
+    return {
+        "turn_id": f"d{n // 8}:{2 * (n % 8) + 1}",
+        "context": context,
+        "response": f"Try film {n % 90} of {1930 + n % 90}.",
+    }
+
+
+def write_turns(path: Path, rows: int) -> Path:
+    """A file of that many turns."""
+    path.write_text("\n".join(json.dumps(turn(n)) for n in range(rows)))
+    return path
 
 
 @pytest.fixture(scope="session", autouse=True)

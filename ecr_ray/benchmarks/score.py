@@ -33,10 +33,10 @@ ORIGINAL_TOKENS, ORIGINAL_ROWS = 64, 48
 # as this: 1,024 blocks of 32 tokens.
 SMALL_CACHE = {"num_gpu_blocks_override": 1024}
 LARGER_SHAPE = {
-    "hidden_size": 512,
-    "intermediate_size": 1408,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
+    "hidden_size": 768,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 12,
     "num_key_value_heads": 4,
 }
 
@@ -105,12 +105,11 @@ def _rows(
     ]  # fmt: skip
 
 
-def run_larger(rounds: int, rows: int, many_rows: int) -> list[dict[str, Any]]:
+def run_larger(rounds: int, rows: int) -> list[dict[str, Any]]:
     """The comparison with vLLM's own loop again, with a model that is still far below a real judge's size.
 
     What the pipeline costs beside the engine is the same for every model; this shows what remains of it.
     """
-    del many_rows
     with tempfile.TemporaryDirectory() as folder:
         turns, work = _turns(f"{folder}/ordered", rows)
         _larger_model()
@@ -121,13 +120,13 @@ def run_larger(rounds: int, rows: int, many_rows: int) -> list[dict[str, Any]]:
         found = benchmarks.in_turn(arms, rounds)
     ours, theirs = ([result["rows_per_s"] for result in found[name]] for name in arms)
     against = "vLLM `LLM.generate`, same requests, with our CPU settings and no process but its own"
-    work = f"{work}, 4 aspects, an untrained Llama of 28 million parameters"
+    work = f"{work}, 4 aspects, an untrained Llama of 69 million parameters"
     return [benchmarks.row(against, "rows/s", ours, theirs, work)]
 
 
 def _larger_model() -> str:
-    """The directory of a Llama of 28 million parameters with the tiny model's tokenizer."""
-    target = tiny.cache_dir() / "models" / f"benchmark-v{tiny.RECIPE_VERSION}-28m"
+    """The directory of a Llama of 69 million parameters with the tiny model's tokenizer."""
+    target = tiny.cache_dir() / "models" / f"benchmark-v{tiny.RECIPE_VERSION}-69m"
     if not target.is_dir():
         from transformers import AutoTokenizer
 

@@ -53,16 +53,21 @@ def connect() -> str:
     return f"a Ray cluster on this machine, dashboard http://{context.dashboard_url}"
 
 
-def slurm_cluster(env: Mapping[str, str]) -> dict[str, str]:
-    """What to add to the environment in order to join the cluster that stays up in this SLURM job, if one does."""
+def slurm_run_directory(env: Mapping[str, str]) -> Path | None:
+    """Where the bootstrap of this SLURM job keeps what belongs to its cluster; None outside a SLURM job."""
     if "SLURM_JOB_ID" not in env:
-        return {}
+        return None
     run = f"{env['SLURM_JOB_ID']}.{env.get('SLURM_RESTART_COUNT', 0)}"
     usual = Path(env.get("SLURM_SUBMIT_DIR", "."), "runs", "slurm", run)
-    file = Path(env.get("ECR_RUN_DIR", usual)) / "cluster.json"
-    if not file.is_file():
+    return Path(env.get("ECR_RUN_DIR", usual))
+
+
+def slurm_cluster(env: Mapping[str, str]) -> dict[str, str]:
+    """What to add to the environment in order to join the cluster that stays up in this SLURM job, if one does."""
+    directory = slurm_run_directory(env)
+    if directory is None or not (directory / "cluster.json").is_file():
         return {}
-    cluster = json.loads(file.read_text())
+    cluster = json.loads((directory / "cluster.json").read_text())
     return {
         "RAY_ADDRESS": cluster["address"],
         "RAY_AUTH_MODE": "token",

@@ -122,12 +122,34 @@ def test_the_address_of_an_interface():
 def test_a_temp_dir_is_emptied_and_private(tmp_path):
     path = tmp_path / "ecr-ray-1.0"
     (path / "old").mkdir(parents=True)
-    node.make_temp_dir(path)
-    assert [p.name for p in path.iterdir()] == ["tmp"]
-    assert path.stat().st_mode & 0o777 == 0o700
+    with node.make_temp_dir(path):
+        assert sorted(p.name for p in path.iterdir()) == ["lock", "tmp"]
+        assert path.stat().st_mode & 0o777 == 0o700
     (tmp_path / "link").symlink_to(path)
     with pytest.raises(node.NodeError, match="somebody else"):
         node.make_temp_dir(tmp_path / "link")
+
+
+def test_directories_in_which_nobody_is_left_are_swept(tmp_path, monkeypatch):
+    monkeypatch.setattr(node, "UNLOCKED_S", 0.0)
+    code = (
+        "import sys, time; from pathlib import Path; from ecr_ray.cluster import node;"
+        "lock = node.make_temp_dir(Path(sys.argv[1])); print(flush=True); time.sleep(60)"
+    )
+    held, dead = tmp_path / "ecr-ray-1.0", tmp_path / "ecr-ray-2.0"
+    (tmp_path / "other").mkdir()
+    with subprocess.Popen([sys.executable, "-c", code, held], cwd=ROOT, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        node.make_temp_dir(dead).close()
+        assert node.sweep(tmp_path) == [dead]
+        process.kill()
+    assert node.sweep(tmp_path) == [held]
+    assert [p.name for p in tmp_path.iterdir()] == ["other"]
+
+
+def test_a_directory_that_was_just_made_is_not_swept(tmp_path):
+    (tmp_path / "ecr-ray-3.0").mkdir()
+    assert node.sweep(tmp_path) == []
 
 
 def test_a_shell_inside_the_job_finds_its_cluster(tmp_path):

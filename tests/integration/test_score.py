@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ecr_ray.data import reading
-from tests.conftest import ROOT
+from tests.conftest import ROOT, turn
 from tests.data.test_redial import DIALOGUE
 
 pytestmark = pytest.mark.slow
@@ -150,15 +150,6 @@ def test_a_judge_that_does_not_fit_is_refused_before_anything_loads(cluster, tmp
 
 
 # -- a thousand good rows and two hundred broken ones, undisturbed and killed -----------------------------------------
-
-
-def turn(n):
-    context = [{"role": "seeker", "text": f"Number {n}: I want a film about {'very ' * (n % 7)}old ships."}]
-    return {
-        "turn_id": f"d{n // 8}:{2 * (n % 8) + 1}",
-        "context": context,
-        "response": f"Try film {n % 90} of {1930 + n % 90}.",
-    }
 
 
 def broken(n):

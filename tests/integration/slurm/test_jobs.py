@@ -1,0 +1,132 @@
+"""Real jobs on the cluster: scoring over three nodes, started over by SLURM on the way; a cluster to attach to; many
+jobs in a row, some of them cancelled."""
+
+import json
+import os
+import random
+import re
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import ROOT, turn, write_turns
+from tests.integration.slurm.local_slurm import DONE, until
+
+pytestmark = pytest.mark.slow
+
+ENGINES = """
+[judges.tiny-a]
+engines = 3
+cpus_per_engine = 3   # of a node's four: one engine a node
+"""
+
+
+def test_scoring_over_three_nodes_is_started_over_and_ends_with_every_row_once(bench, cache):
+    config, out = bench.directory / "engines.toml", bench.directory / "score"
+    config.write_text(ENGINES)
+    turns = write_turns(bench.directory / "turns.jsonl", 4000)
+    words = ["--config", config, "--input", turns, "--output", out, "--batch-size", "64"]
+    env = {"ECR_CACHE_DIR": str(cache)}
+    job = bench.submit(ROOT / "jobs/score.py", *words, env=env)
+
+    def parts():
+        return len(list((out / ".work" / "tiny-a").glob("ok-*")))
+
+    until(lambda: parts() >= 3 or bench.slurm.job(job)["JobState"] in DONE, 240, lambda: bench.output(job))
+    engines = {
+        n: [line for line in bench.slurm.processes(n).values() if "EngineCore" in line] for n in bench.slurm.names
+    }
+    assert all(engines.values()), engines
+    # What SLURM does on its own, so long before the time limit as --signal says.
+    bench.slurm.command("scancel", "--batch", "--signal=USR1", job)
+    bench.wait_for(job, "SLURM is asked to start the job over", 90)
+    at_stop = parts()
+    assert 0 < at_stop < 4000 / 64
+    assert bench.finish(job, 300) == ("COMPLETED", 0), bench.output(job)
+    output = bench.output(job)
+    assert bench.slurm.job(job)["Restarts"] == "1"
+    assert "stopped before the time limit; the same command goes on from here" in output
+    assert f"run {job}.1: Ray on 3 node(s)" in output
+    assert f"going on with the unfinished run in {out}" in output
+    assert "4,000 turns, 4,000 scores, 0 failed" in output
+    ids = pq.read_table(out / "scores.parquet")["turn_id"].to_pylist()
+    assert sorted(ids) == sorted(turn(n)["turn_id"] for n in range(4000))
+    bench.assert_clean()
+
+
+def test_a_cluster_to_attach_to(bench):
+    job = bench.submit("--roles", "train", nodes=1)
+    output = bench.wait_for(job, "end it with:")
+    cluster = json.loads((bench.directory / "runs" / "slurm" / f"{job}.0" / "cluster.json").read_text())
+    assert os.stat(cluster["token_file"]).st_mode & 0o777 == 0o600
+    token = Path(cluster["token_file"]).read_text()
+    assert token not in output
+    assert not any(token in line for line in bench.slurm.processes("n1").values())
+    ray = os.path.join(os.path.dirname(sys.executable), "ray")
+
+    def submit(token_file, number):
+        # Through the tunnel that the output tells of, the dashboard would be on the submit host.
+        return bench.slurm.enter(
+            "n1", "env", "RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN_PATH={token_file}", ray, "job", "submit",
+            f"--address={cluster['dashboard']}", "--submission-id=once", "--",
+            "sh", "-c", f"echo number {number} >> {bench.directory}/ran",
+        )  # fmt: skip
+
+    wrong = bench.directory / "wrong"
+    wrong.write_text("0" * 64)
+    assert submit(wrong, 0).returncode != 0
+    first, second = submit(cluster["token_file"], 1), submit(cluster["token_file"], 2)
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert second.returncode != 0
+    assert "once already exists" in second.stdout + second.stderr
+    assert (bench.directory / "ran").read_text() == "number 1\n"
+
+    # A shell inside the job needs no address.
+    code = "from ecr_ray.cluster import connect; print(connect.connect())"
+    inside = ["srun", f"--jobid={job}", "--overlap", "--mem=0", "-c1", sys.executable, "-c", code]
+    found = bench.slurm.command(*inside, cwd=bench.directory)
+    assert f"the Ray cluster at {cluster['address']}" in found
+    targets = json.loads((bench.directory / "runs" / "slurm" / f"{job}.0" / "prometheus_targets.json").read_text())
+    assert cluster["nodes"][0]["ip"] in str(targets)
+
+    bench.slurm.command("scancel", job)
+    assert bench.finish(job)[0] == "CANCELLED"
+    assert not os.path.exists(cluster["token_file"])
+    bench.assert_clean()
+
+
+def test_twenty_jobs_in_a_row_some_cancelled_leave_nothing(bench):
+    chance = random.Random(3)
+    bench.job("print('worked', flush=True)")
+    waiting = [
+        bench.submit("job.py", nodes=chance.choice([1, 2]), sbatch=["--cpus-per-task=2", "--mem=2000"])
+        for _ in range(20)
+    ]
+    doomed = {job: chance.uniform(0, 12) for job in waiting if chance.random() < 0.5}
+    end = time.monotonic() + 600
+    while waiting and time.monotonic() < end:
+        for job in list(waiting):
+            found = bench.slurm.job(job)
+            if found["JobState"] in DONE:
+                waiting.remove(job)
+            elif job in doomed and found["JobState"] == "RUNNING" and seconds(found["RunTime"]) >= doomed[job]:
+                bench.slurm.command("scancel", job)
+                doomed.pop(job)
+        time.sleep(0.2)
+    assert not waiting
+    states = {job.name: bench.output(re.search(r"\d+", job.name)[0]) for job in bench.directory.glob("slurm-*.out")}
+    worked = [name for name, output in states.items() if "worked" in output]
+    cancelled = [name for name, output in states.items() if "ending on SIGTERM" in output]
+    assert len(worked) >= 8, states
+    assert cancelled
+    bench.assert_clean()
+    for name in bench.slurm.names:
+        assert not bench.slurm.enter(name, "sh", "-c", "cat /proc/net/unix | grep -i ray").stdout
+
+
+def seconds(clock):
+    hours, minutes, rest = clock.split("-")[-1].split(":")
+    return int(hours) * 3600 + int(minutes) * 60 + int(rest)
