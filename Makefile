@@ -10,7 +10,7 @@ ifneq ($(wildcard ../shared/data),)
 export ECR_DATA_DIR ?= $(abspath ../shared/data)
 endif
 
-.PHONY: install score test lint format lock figures clean
+.PHONY: install score test lint format lock figures watch slurm-help clean
 
 install: $(STAMP)
 
@@ -41,8 +41,15 @@ lock:  ## resolve pyproject.toml into requirements/*.lock (needs uv)
 	uv pip compile pyproject.toml --extra gpu --extra dev --universal --python-version 3.11 \
 	  --no-header --no-annotate -o requirements/gpu.lock
 
-figures: install  ## put the measured tables into README.md
+figures: install  ## put the measured tables into README.md, and write the Grafana boards
+	$(BIN)/python -m ecr_ray.cluster.boards
 	$(BIN)/python -m ecr_ray.benchmarks.figures
+
+watch: install  ## Prometheus and Grafana over a running cluster, as far as they are installed
+	$(BIN)/python -m ecr_ray.cluster.watch $(ARGS)
+
+slurm-help: install  ## the options of slurm_ray_start.sh; README.md shows the common ways to use it
+	$(BIN)/python -m ecr_ray.cluster.slurm --help
 
 clean:
 	rm -rf $(VENV) runs .cache

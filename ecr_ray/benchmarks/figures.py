@@ -1,7 +1,8 @@
 """Put the measured tables and outputs into README.md: `python -m ecr_ray.benchmarks.figures`.
 
 Between `<!-- NAME -->` and `<!-- /NAME -->` stands what `results/NAME.json` (a benchmark record, as a table) or
-`results/NAME.txt` (a command's output, as a block) says; nothing there is typed by hand.
+`results/NAME.txt` (a command's output, as a block) says, and between `<!-- metrics -->` the table of metrics; nothing
+there is typed by hand.
 """
 
 import json
@@ -9,6 +10,7 @@ import re
 from pathlib import Path
 
 from ecr_ray import benchmarks
+from ecr_ray.cluster import metrics
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[2] / "README.md"
@@ -29,6 +31,8 @@ def fill(text: str, results: Path) -> str:
 
 
 def _shown(results: Path, name: str) -> str:
+    if name == "metrics":
+        return metrics.table()
     if (results / f"{name}.txt").is_file():
         return "```text\n" + (results / f"{name}.txt").read_text().rstrip() + "\n```"
     content = json.loads((results / f"{name}.json").read_text())

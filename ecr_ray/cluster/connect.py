@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,17 @@ def connect() -> str:
     Raises:
         UserError: the address is of a cluster that does not answer, or that does not accept our token.
     """
+    if not os.environ.get("RAY_ADDRESS") and (found := slurm_cluster(os.environ)):
+        # Ray looks for its token when it is imported.
+        if "ray" in sys.modules:
+            raise UserError(
+                "`import ray` came before connect(), too early for the cluster of this SLURM job: swap them"
+            )
+        os.environ.update(found)
     import ray
 
     if ray.is_initialized():
         return "the Ray cluster this process is in"
-    if not os.environ.get("RAY_ADDRESS"):
-        os.environ.update(slurm_cluster(os.environ))
     settings = _settings()
     address = os.environ.get("RAY_ADDRESS")
     if address:
@@ -42,6 +48,8 @@ def connect() -> str:
                 "does RAY_AUTH_TOKEN_PATH name its token?"
             ) from error
         return f"the Ray cluster at {address}"
+    # Says on every start that there is a token now, as is right.
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     # Ray starts its workers, and so their engines, at nice 15: on a small machine everything else goes first.
     os.environ.setdefault("RAY_worker_niceness", "0")
     context = ray.init(

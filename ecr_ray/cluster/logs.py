@@ -13,7 +13,8 @@ KEPT_BYTES = 20 * 2**20
 _BAD = re.compile(
     r"Traceback \(most recent call last\)|\b(ERROR|CRITICAL|FATAL)\b|[A-Za-z]+(Error|Exception)\b|[EF] \d*:?"
 )
-_NOISE = re.compile(r"^\s*$|ray_usage|metrics agent|MetricsAgent|OpenTelemetry")
+# Stack frames of Ray's own processes have no names.
+_NOISE = re.compile(r"^\s*$|ray_usage|metrics agent|MetricsAgent|OpenTelemetry|logging\.cc:\d+: .*@")
 
 
 def tail(path: Path, lines: int = TAIL_LINES) -> list[str]:
@@ -53,15 +54,21 @@ def useful_lines(log_dir: Path, limit: int = 25) -> list[str]:
         if len(found) >= limit:
             break
         lines = [line for line in tail(path, 400) if not _NOISE.search(line)]
-        starts = [n for n, line in enumerate(lines) if line.startswith("Traceback (most recent")]
-        if starts:
-            # The frames are many; how it began and how it ended is what helps.
-            block = lines[starts[-1] :]
-            picked = block if len(block) <= 8 else [*block[:1], "  ...", *block[-6:]]
-        else:
-            picked = [line for line in lines if _BAD.search(line)][-3:]
+        picked = _last_traceback(lines) or [line for line in lines if _BAD.search(line)][-3:]
         found += [f"{path.name}: {line}" for line in picked]
     return found[:limit]
+
+
+def _last_traceback(lines: list[str]) -> list[str]:
+    """How the last traceback began and how it ended: its frames are many, and help less."""
+    starts = [n for n, line in enumerate(lines) if line.startswith("Traceback (most recent")]
+    if not starts:
+        return []
+    start = starts[-1]
+    # The exception is the first line that is not indented.
+    end = next((n for n in range(start + 1, len(lines)) if not lines[n].startswith((" ", "\t"))), len(lines) - 1)
+    block = lines[start : end + 1]
+    return block if len(block) <= 6 else [*block[:1], "  ...", *block[-4:]]
 
 
 def save(temp_dir: Path, target: Path) -> None:

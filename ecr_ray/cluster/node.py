@@ -38,6 +38,8 @@ NODES_POLL_S = 3.0
 # A line longer than this may be cut up by srun when several nodes speak at once.
 LINE_BYTES = 900
 RAY_STOP_S = 6.0
+# How long a resource tracker may take to tidy up.
+TRACKER_S = 2.0
 # A directory that is this young may not have been locked yet.
 UNLOCKED_S = 10.0
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -482,15 +484,32 @@ def adopt_orphans() -> None:
 
 
 def kill_descendants(spare: set[int] = frozenset(), seconds: float = 5.0) -> None:
-    """End every descendant of this process, those included that are born meanwhile; `spare` names pids to leave."""
+    """End every descendant of this process, those included that are born meanwhile; `spare` names pids to leave.
+
+    Python's resource trackers come last: when those that they work for are gone, they remove the semaphores and
+    shared memory that were left behind, and end.
+    """
     for _ in range(5):
         left = [child for child in psutil.Process().children(recursive=True) if child.pid not in spare]
         if not left:
             return
+        trackers = [child for child in left if is_resource_tracker(child)]
+        for child in left:
+            if child not in trackers:
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+        _, left = psutil.wait_procs(left, TRACKER_S if trackers else seconds)
         for child in left:
             with contextlib.suppress(psutil.Error):
                 child.kill()
         psutil.wait_procs(left, seconds)
+
+
+def is_resource_tracker(process: psutil.Process) -> bool:
+    """Whether this is the helper process of Python's multiprocessing that tidies up after others."""
+    with contextlib.suppress(psutil.Error):
+        return any("multiprocessing.resource_tracker" in word for word in process.cmdline())
+    return False
 
 
 async def main() -> int:

@@ -48,26 +48,20 @@ def run_pass(asker: Asker, work: Work) -> Iterator[dict[str, int]]:
     import ray
     from ray.data import DataContext
 
+    _quiet()
     context = DataContext.get_current()
     # Ray Data's own bars would fight with the job's. Polling the memory of a process that maps a whole model
     # every second costs an engine on the same cores a tenth of its speed.
     context.enable_progress_bars = False
-    for handler in logging.getLogger("ray.data").handlers:
-        if type(handler) is logging.StreamHandler:
-            handler.setLevel(logging.WARNING)
     context.memory_usage_poll_interval_s = None
     # Without this the first engine that is ready takes every batch there is, and the others find none.
     context.wait_for_min_actors_s = ENGINE_START_S
-    done = ray.put(parts.done_ids(work.directory))
     # Blocks are cut before anything else, so that what follows up to the engine is one task a block.
     turns = ray.data.read_parquet(work.turns, columns=TURN_COLUMNS).repartition(
         target_num_rows_per_block=work.batch_size
     )
-    if asker.judge.backend == "http":
-        scored = _over_http(turns, asker, work, done)
-    else:
-        scored = _over_vllm(turns, asker, work, done)
-    counted = scored.map_batches(
+    judged = _over_http if asker.judge.backend == "http" else _over_vllm
+    counted = judged(turns, asker, work).map_batches(
         _Write(work.directory, score_schema(asker.aspects)),
         batch_size=None,
         batch_format="pyarrow",
@@ -75,6 +69,21 @@ def run_pass(asker: Asker, work: Work) -> Iterator[dict[str, int]]:
     )
     for batch in counted.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from batch.to_pylist()
+
+
+def _quiet() -> None:
+    """Keep Ray Data's and vLLM's chatter out of the job's output; it still goes to their log files."""
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setLevel(logging.WARNING)
+    for name, level in {
+        "ray.data._internal.progress": logging.ERROR,
+        "ray._private.worker": logging.WARNING,
+        "ray.llm": logging.WARNING,
+    }.items():
+        logging.getLogger(name).setLevel(level)
+    # With a handler here, its modules bring none of their own, and follow this level.
+    logging.getLogger("ray.llm").addHandler(logging.NullHandler())
 
 
 def engine_kwargs(judge: JudgeConfig, seed: int) -> dict[str, Any]:
@@ -117,7 +126,7 @@ def engine_env(judge: JudgeConfig, stats_actor: str | None = None) -> dict[str, 
     return env
 
 
-def _over_vllm(turns: Any, asker: Asker, work: Work, done: Any) -> Any:
+def _over_vllm(turns: Any, asker: Asker, work: Work) -> Any:
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
@@ -150,7 +159,7 @@ def _over_vllm(turns: Any, asker: Asker, work: Work, done: Any) -> Any:
     # An actor and not tasks: a tokenizer costs seconds to load, and tasks would load it in every process they meet.
     asked = turns.map_batches(
         _Ask,
-        fn_constructor_args=(asker, done, work.directory),
+        fn_constructor_args=(asker, work.directory),
         batch_size=None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=judge.engines),
@@ -161,10 +170,13 @@ def _over_vllm(turns: Any, asker: Asker, work: Work, done: Any) -> Any:
     return answered.map_batches(_Failed(asker), batch_size=None, batch_format="pyarrow", num_cpus=LIGHT_CPUS)
 
 
-def _over_http(turns: Any, asker: Asker, work: Work, done: Any) -> Any:
+def _over_http(turns: Any, asker: Asker, work: Work) -> Any:
     import ray
 
-    undone = turns.map_batches(_Undone(done), batch_size=None, batch_format="pyarrow", num_cpus=LIGHT_CPUS)
+    done = ray.put(parts.done_ids(work.directory))
+    undone = turns.map_batches(
+        lambda batch: _undone(batch, ray.get(done)), batch_size=None, batch_format="pyarrow", num_cpus=LIGHT_CPUS
+    )
     return undone.map_batches(
         http_judge.HttpJudge,
         fn_constructor_args=(asker,),
@@ -184,29 +196,20 @@ def _score(asker: Asker, row: Mapping[str, Any]) -> dict[str, Any]:
         return asker.score_row(row, None, status=error.status, reason=str(error), **usage)
 
 
-class _Undone:
-    """Keeps the turns that have no score yet."""
-
-    def __init__(self, done: Any) -> None:
-        self._ref, self._done = done, None
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        import ray
-
-        if self._done is None:
-            self._done = ray.get(self._ref)
-        return batch.filter(pc.invert(pc.is_in(batch["turn_id"], self._done)))
+def _undone(batch: pa.Table, done: pa.Array) -> pa.Table:
+    """The turns that have no score yet."""
+    return batch.filter(pc.invert(pc.is_in(batch["turn_id"], done)))
 
 
 class _Ask:
     """Turns → tokenized requests. A turn that cannot be asked is written as failed and goes no further."""
 
-    def __init__(self, asker: Asker, done: Any, directory: str) -> None:
-        self._asker, self._undone, self._directory = asker, _Undone(done), directory
+    def __init__(self, asker: Asker, directory: str) -> None:
+        self._asker, self._done, self._directory = asker, parts.done_ids(directory), directory
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         asked, refused = [], []
-        for turn in self._undone(batch).to_pylist():
+        for turn in _undone(batch, self._done).to_pylist():
             row = {name: turn[name] for name in ("turn_id", "dialogue_id", "index")}
             try:
                 ids, dropped = self._asker.tokens(turn["context"], turn["response"])

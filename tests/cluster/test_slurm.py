@@ -106,6 +106,23 @@ def test_grandchildren_do_not_escape():
     assert not os.path.exists(f"/proc/{int(answer.stdout)}")
 
 
+def test_shared_semaphores_of_killed_processes_are_removed():
+    child = (
+        "import multiprocessing, time; lock = multiprocessing.get_context('spawn').Lock();"
+        "print(lock._semlock.name, flush=True); time.sleep(300)"
+    )
+    code = (
+        "import subprocess, sys; from ecr_ray.cluster import node; node.adopt_orphans();"
+        "child = subprocess.Popen([sys.executable, '-c', sys.argv[1]], stdout=subprocess.PIPE, text=True);"
+        "print(child.stdout.readline().strip()); node.kill_descendants()"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code, child], cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=30
+    )
+    assert answer.stdout.startswith("/mp-")
+    assert not os.path.exists(f"/dev/shm/sem.{answer.stdout.strip()[1:]}")
+
+
 def test_gpus_of_a_step():
     assert node.gpus_of_step({"SLURM_GPUS_ON_NODE": "4", "CUDA_VISIBLE_DEVICES": "0"}) == 4
     assert node.gpus_of_step({"CUDA_VISIBLE_DEVICES": "0,3"}) == 2

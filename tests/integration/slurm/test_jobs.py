@@ -24,12 +24,12 @@ cpus_per_engine = 3   # of a node's four: one engine a node
 """
 
 
-def test_scoring_over_three_nodes_is_started_over_and_ends_with_every_row_once(bench, cache):
+def test_scoring_over_three_nodes_is_started_over_and_ends_with_every_row_once(bench):
     config, out = bench.directory / "engines.toml", bench.directory / "score"
     config.write_text(ENGINES)
     turns = write_turns(bench.directory / "turns.jsonl", 4000)
     words = ["--config", config, "--input", turns, "--output", out, "--batch-size", "64"]
-    env = {"ECR_CACHE_DIR": str(cache)}
+    env = {"ECR_CACHE_DIR": str(bench.directory / "cache")}  # where all nodes see the model
     job = bench.submit(ROOT / "jobs/score.py", *words, env=env)
 
     def parts():
@@ -86,7 +86,7 @@ def test_a_cluster_to_attach_to(bench):
 
     # A shell inside the job needs no address.
     code = "from ecr_ray.cluster import connect; print(connect.connect())"
-    inside = ["srun", f"--jobid={job}", "--overlap", "--mem=0", "-c1", sys.executable, "-c", code]
+    inside = ["srun", f"--jobid={job}", "--overlap", "--mem=0", "-n1", sys.executable, "-c", code]
     found = bench.slurm.command(*inside, cwd=bench.directory)
     assert f"the Ray cluster at {cluster['address']}" in found
     targets = json.loads((bench.directory / "runs" / "slurm" / f"{job}.0" / "prometheus_targets.json").read_text())
