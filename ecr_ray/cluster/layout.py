@@ -203,12 +203,14 @@ def attach_text(cluster: dict, python: str) -> str:
     head = cluster["nodes"][0]["name"]
     return f"""\
 attach from a shell:
-  ssh -N -L {port}:127.0.0.1:{port} {head} &      # dashboard: http://127.0.0.1:{port}
+  ssh -N -L {port}:127.0.0.1:{port} {head} &      # dashboard: http://127.0.0.1:{port}, asks for the token
   export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH={cluster["token_file"]}
   ray job submit --address http://127.0.0.1:{port} --submission-id NAME -- {python} jobs/score.py
 or on the head node itself, as a driver:
   srun --jobid={cluster["job_id"]} --overlap --nodelist={head} --pty bash
   {python} jobs/score.py                          # connects by itself
+metrics, by Prometheus on a node that reaches them:
+  make watch ARGS="--targets {cluster["directory"]}/{SCRAPE_TARGETS}"
 end it with:
   scancel {cluster["job_id"]}
 all of this is in {json.dumps(cluster["directory"] + "/cluster.json")}"""
