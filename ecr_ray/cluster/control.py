@@ -227,6 +227,9 @@ class Cluster:
                 self.journal.say("its temporary directory could not be removed", node, "error")
         elif kind in ("log", "note"):
             self.journal.say(event["text"], node, "error" if kind == "log" else "info")
+        elif kind == "drained":
+            if event["code"]:
+                self.journal.say(f"Ray could not be told that the node will go (code {event['code']})", node, "error")
         elif kind == "ray":
             self.journal.say(f"starting Ray on ports {event['ports']}", node)
 

@@ -20,7 +20,7 @@ from typing import Any
 from ecr_ray import cli, config
 from ecr_ray.cluster import allocation, layout
 from ecr_ray.cluster.allocation import Allocation
-from ecr_ray.cluster.control import Cluster, Journal, NodeLostError, write_private
+from ecr_ray.cluster.control import Cluster, ClusterError, Journal, NodeLostError, write_private
 from ecr_ray.cluster.node import adopt_orphans, end_with_parent, kill_descendants
 from ecr_ray.config import ClusterConfig
 from ecr_ray.errors import UserError
@@ -80,7 +80,13 @@ class Run:
         await self._first(up)
         if not up.done():
             up.cancel()
-            raise Interrupted(self._signals.get_nowait())
+            number = self._signals.get_nowait()
+            if number == signal.SIGUSR1:
+                raise ClusterError(
+                    "SLURM announces the time limit before the cluster is up: ask for more --time, or for an "
+                    "announcement closer to the end than --signal=B:USR1@120"
+                )
+            raise Interrupted(number)
         up.result()
         description = json.dumps(self.cluster.describe(), indent=1)
         write_private(self.directory / "cluster.json", description)

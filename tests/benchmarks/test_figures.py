@@ -18,4 +18,11 @@ def test_a_marked_place_without_a_record_is_an_error(tmp_path):
 
 def test_a_row_has_the_median_of_the_rounds_and_its_range():
     row = benchmarks.row("peer", "rows/s", [10.0, 30.0, 20.0], [10.0, 10.0, 10.0], "work")
-    assert (row["ours"], row["theirs"], row["ratio"], row["low"], row["high"], row["n"]) == (20.0, 10.0, 2.0, 1.0, 3.0, 3)
+    assert (row["ours"], row["theirs"], row["ratio"], row["low"], row["high"], row["n"]) == (
+        20.0,
+        10.0,
+        2.0,
+        1.0,
+        3.0,
+        3,
+    )

@@ -173,6 +173,15 @@ def test_a_run_dir_that_is_not_shared_is_refused_by_node(bench):
     bench.assert_clean()
 
 
+def test_a_time_limit_that_is_announced_at_once_is_not_an_endless_loop(bench):
+    job = bench.submit(bench.job(), nodes=1)
+    bench.wait_for(job, "starting Ray")
+    bench.slurm.command("scancel", "--batch", "--signal=USR1", job)
+    assert bench.finish(job) == ("FAILED", 69)
+    assert "before the cluster is up: ask for more --time" in bench.output(job)
+    bench.assert_clean()
+
+
 def test_a_missing_job_file_starts_nothing(bench):
     job = bench.submit("jobs/nothing.py", nodes=1)
     assert bench.finish(job) == ("FAILED", 1)

@@ -52,6 +52,7 @@ def test_scoring_over_three_nodes_is_started_over_and_ends_with_every_row_once(b
     assert f"run {job}.1: Ray on 3 node(s)" in output
     assert f"going on with the unfinished run in {out}" in output
     assert "4,000 turns, 4,000 scores, 0 failed" in output
+    assert "could not be told" not in output
     ids = pq.read_table(out / "scores.parquet")["turn_id"].to_pylist()
     assert sorted(ids) == sorted(turn(n)["turn_id"] for n in range(4000))
     bench.assert_clean()
@@ -98,8 +99,11 @@ def test_a_cluster_to_attach_to(bench):
     bench.assert_clean()
 
 
-def test_twenty_jobs_in_a_row_some_cancelled_leave_nothing(bench):
+def test_twenty_jobs_in_a_row_some_cancelled_and_one_out_of_time_leave_nothing(bench):
     chance = random.Random(3)
+    # Nobody tells this one that its minute is nearly over.
+    forever = bench.job("time.sleep(600)", "forever.py")
+    endless = bench.submit(forever, nodes=1, sbatch=["--cpus-per-task=2", "--time=1", "--signal=B:URG@1"])
     bench.job("print('worked', flush=True)")
     waiting = [
         bench.submit("job.py", nodes=chance.choice([1, 2]), sbatch=["--cpus-per-task=2", "--mem=2000"])
@@ -122,6 +126,9 @@ def test_twenty_jobs_in_a_row_some_cancelled_leave_nothing(bench):
     cancelled = [name for name, output in states.items() if "ending on SIGTERM" in output]
     assert len(worked) >= 8, states
     assert cancelled
+    assert bench.finish(endless)[0] == "TIMEOUT"
+    assert "driver:" in bench.output(endless)
+    assert "ending on SIGTERM" in bench.output(endless)
     bench.assert_clean()
     for name in bench.slurm.names:
         assert not bench.slurm.enter(name, "sh", "-c", "cat /proc/net/unix | grep -i ray").stdout
