@@ -61,8 +61,9 @@ def quantile(q: float, name: str, by: str = "") -> str:
     return f"histogram_quantile({q}, {rate(name, f'le,{by}'.rstrip(','), '_bucket')})"
 
 
-def _latest(name: str, by: str, **labels: str) -> str:
-    return f"max by ({by}) ({of(name, **labels)})"
+def latest(name: str, by: str = "", **labels: str) -> str:
+    """A gauge's last value, the largest of several processes'. Ray shows a gauge only for a while after it was set."""
+    return f"max by ({by}) (last_over_time({of(name, **labels)}[5m]))"
 
 
 def _machine() -> tuple[Panel, ...]:
@@ -111,15 +112,16 @@ def _figure(title: str, query: str, unit: str = "short") -> Panel:
     return Panel(title, ((query, ""),), unit=unit, kind="stat")
 
 
+_LEFT = f"sum({latest('ecr_score_rows_left', 'judge')})"
 _JUDGED = rate("ecr_score_rows", "judge")
 _FAILED = rate("ecr_score_rows", "judge", outcome="failed")
 SCORING = Board(
     "scoring",
     "ecr_ray scoring",
     (
-        _figure("Rows left", f"sum({of('ecr_score_rows_left')})"),
+        _figure("Rows left", _LEFT),
         _figure("Rows/s", rate("ecr_score_rows")),
-        _figure("Time left", f"sum({of('ecr_score_rows_left')}) / {rate('ecr_score_rows')}", unit="s"),
+        _figure("Time left", f"{_LEFT} / {rate('ecr_score_rows')}", unit="s"),
         _figure("Lines in quarantine", f"sum({of('ecr_prepare_rows', kind='quarantined')}) or vector(0)"),
         Panel("Judgments/s", ((rate("ecr_score_rows", "judge, outcome"), "{{judge}} {{outcome}}"),)),
         Panel(
@@ -130,11 +132,11 @@ SCORING = Board(
         Panel("Tokens/s by judge and kind", ((rate("ecr_score_tokens", "judge, kind"), "{{judge}} {{kind}}"),)),
         Panel(
             "Prompt tokens found in the prefix cache",
-            ((_latest("ecr_score_prefix_cache_hit_rate", "judge"), "{{judge}}"),),
+            ((latest("ecr_score_prefix_cache_hit_rate", "judge"), "{{judge}}"),),
             unit="percentunit",
             text="Turns travel in the order of their dialogues, so that each dialogue is read once.",
         ),
-        Panel("Rows left by judge", ((_latest("ecr_score_rows_left", "judge"), "{{judge}}"),)),
+        Panel("Rows left by judge", ((latest("ecr_score_rows_left", "judge"), "{{judge}}"),)),
         Panel(
             "Answer tokens a row",
             ((f"{rate('ecr_score_tokens', 'judge', kind='answer')} / {_JUDGED}", "{{judge}}"),),
@@ -146,9 +148,9 @@ TRAINING = Board(
     "training",
     "ecr_ray training",
     (
-        Panel("Loss", ((_latest("ecr_train_loss", "stage, split"), "{{stage}} {{split}}"),)),
-        Panel("Learning rate", ((_latest("ecr_train_learning_rate", "stage"), "{{stage}}"),)),
-        Panel("Gradient norm before clipping", ((_latest("ecr_train_gradient_norm", "stage"), "{{stage}}"),)),
+        Panel("Loss", ((latest("ecr_train_loss", "stage, split"), "{{stage}} {{split}}"),)),
+        Panel("Learning rate", ((latest("ecr_train_learning_rate", "stage"), "{{stage}}"),)),
+        Panel("Gradient norm before clipping", ((latest("ecr_train_gradient_norm", "stage"), "{{stage}}"),)),
         Panel("Examples/s", ((rate("ecr_train_examples", "stage"), "{{stage}}"),)),
         Panel("Optimizer steps/s", ((rate("ecr_train_steps", "stage"), "{{stage}}"),)),
         Panel("Checkpoints", ((f"sum by (stage) ({of('ecr_train_checkpoints')})", "{{stage}}"),)),
@@ -159,18 +161,18 @@ PPO = Board(
     "ppo",
     "ecr_ray PPO",
     (
-        Panel("Reward", ((_latest("ecr_ppo_reward", "aspect"), "{{aspect}}"),)),
-        Panel("KL of policy and reference", ((of("ecr_ppo_kl"), "k3, per token"),)),
+        Panel("Reward", ((latest("ecr_ppo_reward", "aspect"), "{{aspect}}"),)),
+        Panel("KL of policy and reference", ((latest("ecr_ppo_kl"), "k3, per token"),)),
         Panel(
             "Ratio at the first minibatch",
-            ((of("ecr_ppo_first_ratio"), "ratio"),),
+            ((latest("ecr_ppo_first_ratio"), "ratio"),),
             text="Not 1: what was sampled is not what is trained.",
         ),
-        Panel("Tokens clipped", ((of("ecr_ppo_clip_fraction"), "share"),), unit="percentunit"),
-        Panel("Explained variance of the returns", ((of("ecr_ppo_explained_variance"), "value head"),)),
-        Panel("Entropy", ((of("ecr_ppo_entropy"), "nats per token"),)),
-        Panel("Replies that did not end", ((of("ecr_ppo_truncated_share"), "share"),), unit="percentunit"),
-        Panel("Tokens a reply", ((of("ecr_ppo_response_tokens"), "mean"),)),
+        Panel("Tokens clipped", ((latest("ecr_ppo_clip_fraction"), "share"),), unit="percentunit"),
+        Panel("Explained variance of the returns", ((latest("ecr_ppo_explained_variance"), "value head"),)),
+        Panel("Entropy", ((latest("ecr_ppo_entropy"), "nats per token"),)),
+        Panel("Replies that did not end", ((latest("ecr_ppo_truncated_share"), "share"),), unit="percentunit"),
+        Panel("Tokens a reply", ((latest("ecr_ppo_response_tokens"), "mean"),)),
         Panel("Sampled tokens/s", ((rate("ecr_ppo_rollout_tokens"), "all actors"),)),
         Panel("Updates a minute", ((f"60 * {rate('ecr_ppo_updates')}", "updates"),)),
         Panel("Samples not trained on", ((rate("ecr_ppo_rejected_samples", "reason"), "{{reason}}"),)),
@@ -192,7 +194,7 @@ SERVING = Board(
             tuple((quantile(q, "ecr_serve_seconds", "part"), f"{{{{part}}}} p{q * 100:.0f}") for q in (0.5, 0.95)),
             unit="s",
         ),
-        Panel("Requests being answered", ((f"sum({of('ecr_serve_in_flight')})", "in flight"),)),
+        Panel("Requests being answered", ((f"sum(last_over_time({of('ecr_serve_in_flight')}[1m]))", "in flight"),)),
         Panel("Tokens/s", ((rate("ecr_serve_tokens", "kind"), "{{kind}}"),)),
         Panel("Requests turned away/s", ((rate("ecr_serve_refused", "reason"), "{{reason}}"),)),
         Panel(
