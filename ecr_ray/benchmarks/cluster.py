@@ -60,6 +60,7 @@ if "death" in said:
 # The documented ways, as short as they can be written. Ray's own token check is off in them: on a home directory
 # that the nodes share it keeps the workers out.
 _HEAD = """
+export PATH={bin}:$PATH
 nodes=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
 ip=$(srun --nodes=1 --ntasks=1 -w "${nodes[0]}" hostname --ip-address | tr ' ' '\\n' | grep -v '^127' | head -n 1)
 export RAY_ADDRESS=$ip:6379
@@ -68,16 +69,16 @@ SCRIPTS = {
     "ours": "exec bash {root}/slurm_ray_start.sh {probe}",
     # Since Ray 2.49.
     "symmetric-run": _HEAD
-    + 'srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" {ray} symmetric-run --address "$RAY_ADDRESS"'
+    + 'srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" ray symmetric-run --address "$RAY_ADDRESS"'
     + ' --min-nodes "$SLURM_JOB_NUM_NODES" --num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus=0 -- {python} -u {probe}',
     # Before; still what most people copy.
     "sleeps": _HEAD
     + """
-ray() {{ srun --nodes=1 --ntasks=1 -w "$1" {ray} start "${{@:2}}" --num-cpus "$SLURM_CPUS_PER_TASK" --block & }}
-ray "${{nodes[0]}}" --head --node-ip-address="$ip" --port=6379
+start() { srun --nodes=1 --ntasks=1 -w "$1" ray start "${@:2}" --num-cpus "$SLURM_CPUS_PER_TASK" --block & }
+start "${nodes[0]}" --head --node-ip-address="$ip" --port=6379
 sleep 10
-for node in "${{nodes[@]:1}}"; do
-  ray "$node" --address "$RAY_ADDRESS"
+for node in "${nodes[@]:1}"; do
+  start "$node" --address "$RAY_ADDRESS"
   sleep 5
 done
 {python} -u {probe}""",
@@ -136,13 +137,15 @@ def _submit(folder: Path, arm: str, what: str) -> dict[str, Any]:
     """
     name = f"{arm}-{what}-{time.monotonic_ns()}"
     said, begun = folder / f"{name}.json", folder / f"{name}.begun"
-    words = {
-        "root": ROOT,
-        "ray": f"{sys.executable} -m ray.scripts.scripts",
-        "python": sys.executable,
-        "probe": f"{folder}/probe.py {said} {NODES} {what}",
-    }
-    script = f"#!/bin/bash\ndate +%s.%N > {begun}\n{SCRIPTS[arm].format(**words)}\n"
+    script = f"#!/bin/bash\ndate +%s.%N > {begun}\n{SCRIPTS[arm]}\n"
+    # Not str.format: the shell has braces of its own.
+    for word, meaning in {
+        "{root}": str(ROOT),
+        "{bin}": str(Path(sys.executable).parent),
+        "{python}": sys.executable,
+        "{probe}": f"{folder}/probe.py {said} {NODES} {what}",
+    }.items():
+        script = script.replace(word, meaning)
     file = folder / f"{name}.sh"
     file.write_text(script)
     output = folder / f"{name}.out"
@@ -170,4 +173,7 @@ def _wait(job: str) -> tuple[str, float]:
 
 
 def _command(*words: str) -> str:
-    return subprocess.run(words, capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+    if done.returncode:
+        raise RuntimeError(f"{words[0]}: {done.stderr.strip()}")
+    return done.stdout.strip()

@@ -87,6 +87,9 @@ class Cluster:
             # Half a minute of draining would outlast the time that SLURM gives.
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Ray would start a Python worker a CPU when the first driver comes: on a node of a hundred CPUs a hundred
+            # imports from the shared file system, for workers that our few, long-lived actors have no use for.
+            "RAY_prestart_worker_first_driver": "0",
             "ECR_RUN_ID": self.given.run_id,
             **({"RAY_ADDRESS": self.address} if self.address else {}),
         }
