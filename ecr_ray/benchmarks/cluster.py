@@ -18,7 +18,7 @@ from ecr_ray.errors import UserError
 ROOT = Path(__file__).parents[2]
 NODES, CPUS, MEMORY_MIB = 3, 4, 3000
 LIMIT_S = 300
-# What the issue of a lost node is allowed: the job ends non-zero within this time.
+# A job whose node has died must have ended, non-zero, within this time.
 ALLOWED_S = 30.0
 
 # Waits until every node is a member and has run a task; `die` then kills the Ray of the last one.

@@ -33,8 +33,8 @@ from ecr_ray.errors import UserError
 
 HEARTBEAT_S = 2.0
 POLL_S = 0.1
-# Between two looks at the list of live nodes, once all have joined.
-NODES_POLL_S = 3.0
+# Between two looks at the list of live nodes, while they join and once all have.
+JOINING_POLL_S, NODES_POLL_S = 0.5, 3.0
 # A line longer than this may be cut up by srun when several nodes speak at once.
 LINE_BYTES = 900
 RAY_STOP_S = 6.0
@@ -143,7 +143,8 @@ class Agent:
         raise NodeError(f"every block of ports in {self.order['ports']} is in use: give other --ports")
 
     def _listens(self, port: int) -> bool:
-        return listens_below(self.ray.pid, port)
+        # Whose it is, is dear to find out: on few cores, a second of Ray's start.
+        return answers(self.ip, port) and listens_below(self.ray.pid, port)
 
     def _registered(self) -> bool:
         """`ray start` says so once the GCS has this node on its list."""
@@ -243,7 +244,7 @@ class Agent:
             known = nodes
             await asyncio.to_thread(self._share_scrape_targets)
             everybody = sum(state.startswith("ALIVE") for state in known.values()) == len(self.order["hosts"])
-            await asyncio.sleep(NODES_POLL_S if everybody else POLL_S)
+            await asyncio.sleep(NODES_POLL_S if everybody else JOINING_POLL_S)
 
     def _share_scrape_targets(self) -> None:
         """Copy Ray's list of metrics ports to where a Prometheus on any node finds it."""
@@ -448,6 +449,13 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def answers(address: str, port: int) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((address, port)) == 0
 
 
 def listens_below(pid: int, port: int) -> bool:
