@@ -38,6 +38,11 @@ def open_fs(location: str | Path) -> tuple[pafs.FileSystem, str]:
         return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), path
 
 
+def absolute(path: str) -> str:
+    """The same place for processes elsewhere in the cluster, whose working directory is another; URIs stay."""
+    return path if "://" in path else os.path.abspath(path)
+
+
 def join(location: str | Path, *parts: str) -> str:
     """`location/part/...` for paths and URIs alike."""
     return "/".join([str(location).rstrip("/"), *parts])

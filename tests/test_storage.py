@@ -62,3 +62,10 @@ def test_the_digest_is_sha256(tmp_path):
     assert found["bytes"] == 3
     assert found["sha256"] == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     json.dumps(found)
+
+
+def test_a_place_that_means_the_same_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("runs/x") == str(tmp_path / "runs" / "x")
+    assert storage.absolute(str(tmp_path)) == str(tmp_path)
+    assert storage.absolute("s3://bucket/runs") == "s3://bucket/runs"

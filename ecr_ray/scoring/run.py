@@ -258,8 +258,9 @@ def _turn_ids(output: str) -> pa.Table:
 
 def _judge(config: ScoreConfig, asker: Asker, turn_ids: pa.ChunkedArray, position: int) -> Outcome:
     """Let one judge score what it has not scored yet, with further passes over what failed."""
-    directory = storage.join(config.output, WORK, asker.judge.name)
-    work = engines.Work(storage.join(config.output, "turns"), directory, config.batch_size, config.concurrent_batches)
+    output = storage.absolute(config.output)
+    directory = storage.join(output, WORK, asker.judge.name)
+    work = engines.Work(storage.join(output, "turns"), directory, config.batch_size, config.concurrent_batches)
     outcome = Outcome(asker.judge, pa.table({}), pa.table({}))
     for _ in range(1 + config.retries):
         parts.forget_failures(directory)

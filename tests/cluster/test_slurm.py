@@ -39,12 +39,13 @@ def bootstrap(*words, env=None):
     )
 
 
-def test_dry_run_shows_everything_and_starts_nothing():
-    answer = bootstrap("--roles", "train", "--dry-run", "jobs/score.py", "--limit", "3", env=ENV)
+def test_dry_run_shows_everything_and_starts_nothing(tmp_path):
+    env = {**ENV, "SLURM_SUBMIT_DIR": str(tmp_path)}
+    answer = bootstrap("--roles", "train", "--dry-run", "jobs/score.py", "--limit", "3", env=env)
     assert answer.returncode == 0, answer.stderr
     for word in ("srun --nodes=2 --nodelist=n2,n3", "--head", "role=train", "jobs/score.py --limit 3", "ecr-ray-41.0"):
         assert word in answer.stdout
-    assert not (ROOT / "runs" / "slurm" / "41.0").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_outside_slurm_it_says_what_to_type():

@@ -27,8 +27,9 @@ cpus_per_engine = 3   # of a node's four: one engine a node
 def test_scoring_over_three_nodes_is_started_over_and_ends_with_every_row_once(bench):
     config, out = bench.directory / "engines.toml", bench.directory / "score"
     config.write_text(ENGINES)
-    turns = write_turns(bench.directory / "turns.jsonl", 4000)
-    words = ["--config", config, "--input", turns, "--output", out, "--batch-size", "64"]
+    write_turns(bench.directory / "turns.jsonl", 4000)
+    # Relative, as one types it; the workers' working directory is another.
+    words = ["--config", config.name, "--input", "turns.jsonl", "--output", out.name, "--batch-size", "64"]
     env = {"ECR_CACHE_DIR": str(bench.directory / "cache")}  # where all nodes see the model
     job = bench.submit(ROOT / "jobs/score.py", *words, env=env)
 
@@ -50,7 +51,7 @@ def test_scoring_over_three_nodes_is_started_over_and_ends_with_every_row_once(b
     assert bench.slurm.job(job)["Restarts"] == "1"
     assert "stopped before the time limit; the same command goes on from here" in output
     assert f"run {job}.1: Ray on 3 node(s)" in output
-    assert f"going on with the unfinished run in {out}" in output
+    assert "going on with the unfinished run in score" in output
     assert "4,000 turns, 4,000 scores, 0 failed" in output
     assert "could not be told" not in output
     ids = pq.read_table(out / "scores.parquet")["turn_id"].to_pylist()
