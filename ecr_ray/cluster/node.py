@@ -242,7 +242,11 @@ class Agent:
             for ip, state in changed.items():
                 emit("member", ip=ip, state=state.split()[0], node_id=state.split()[1])
             known = nodes
-            await asyncio.to_thread(self._share_scrape_targets)
+            try:
+                await asyncio.to_thread(self._share_scrape_targets)
+            except OSError as error:
+                # A full disk there is no reason to end the job: only Prometheus does not learn of new nodes.
+                emit("note", text=f"the list of metrics ports could not be copied to the run directory: {error}")
             everybody = sum(state.startswith("ALIVE") for state in known.values()) == len(self.order["hosts"])
             await asyncio.sleep(NODES_POLL_S if everybody else JOINING_POLL_S)
 

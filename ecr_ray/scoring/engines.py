@@ -83,7 +83,9 @@ def _quiet() -> None:
     }.items():
         logging.getLogger(name).setLevel(level)
     # With a handler here, its modules bring none of their own, and follow this level.
-    logging.getLogger("ray.llm").addHandler(logging.NullHandler())
+    llm = logging.getLogger("ray.llm")
+    if not llm.handlers:
+        llm.addHandler(logging.NullHandler())
 
 
 def engine_kwargs(judge: JudgeConfig, seed: int) -> dict[str, Any]:

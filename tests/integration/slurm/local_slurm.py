@@ -290,15 +290,7 @@ class LocalSlurm:
         )
         # There is no name server behind the bridge, and asking one takes ten seconds.
         (d / "nsswitch.conf").write_text("passwd: files\ngroup: files\nshadow: files\nhosts: files\n")
-        gpus = ""
-        if self.gpus:
-            for number in range(self.gpus):  # slurmd takes nothing but devices
-                os.mknod(d / "dev" / f"gpu{number}", 0o20666, os.makedev(1, 3))
-            gpus = f"Gres=gpu:{self.gpus}"
-            files = f"{d}/dev/gpu[0-{self.gpus - 1}]"
-            (d / "gres.conf").write_text(
-                f"NodeName=n[1-{len(self.names)}] Name=gpu File={files} Flags=nvidia_gpu_env\n"
-            )
+        gpus = self._make_gpus()
         (d / "cgroup.conf").write_text("CgroupAutomount=no\nCgroupPlugin=cgroup/v1\n")
         settings = {
             "ClusterName": "ecr",
@@ -344,6 +336,18 @@ class LocalSlurm:
         (d / "slurm.conf").write_text("\n".join(lines) + "\n")
         for name in self.names:
             (d / "nodes" / name / "spool").mkdir(parents=True, exist_ok=True)
+
+    def _make_gpus(self) -> str:
+        """Devices that stand for GPUs, and their configuration; what a node's line says of them."""
+        if not self.gpus:
+            return ""
+        for number in range(self.gpus):  # slurmd takes nothing but devices
+            os.mknod(self.directory / "dev" / f"gpu{number}", 0o20666, os.makedev(1, 3))
+        files = f"{self.directory}/dev/gpu[0-{self.gpus - 1}]"
+        (self.directory / "gres.conf").write_text(
+            f"NodeName=n[1-{len(self.names)}] Name=gpu File={files} Flags=nvidia_gpu_env\n"
+        )
+        return f"Gres=gpu:{self.gpus}"
 
 
 def run(*words: str, check: bool = True) -> bool:
