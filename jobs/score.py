@@ -19,8 +19,7 @@ def main() -> int:
     result = None if settings.plan_only else run.finished(settings, judges)
     if result is None:
         print(f"on {connect.connect()}")
-        text, together = run.plan(judges)
-        print(text, flush=True)
+        together = run.plan(judges)
         if settings.plan_only:
             return 0
         together = {"auto": together, "yes": True, "no": False}[settings.side_by_side]

@@ -101,8 +101,8 @@ def chosen_judges(config: ScoreConfig) -> list[JudgeConfig]:
     return judges
 
 
-def plan(judges: list[JudgeConfig]) -> tuple[str, bool]:
-    """What the judges need against what the connected cluster has: the text, and whether all fit at once.
+def plan(judges: list[JudgeConfig]) -> bool:
+    """Print what the judges need against what the connected cluster has; whether all fit at once.
 
     Raises:
         DoesNotFit: a judge does not fit even alone.
@@ -110,11 +110,11 @@ def plan(judges: list[JudgeConfig]) -> tuple[str, bool]:
     """
     nodes = inventory.nodes()
     shapes = {judge.name: _shape(judge) for judge in judges if judge.backend == "vllm"}
-    text = planner.table(judges, shapes, nodes)
+    print(planner.table(judges, shapes, nodes), flush=True)
     for judge in judges:
         if judge.backend == "vllm":
             planner.check(judge, shapes[judge.name], nodes)
-    return text, planner.fit_together(judges, shapes, nodes)
+    return planner.fit_together(judges, shapes, nodes)
 
 
 def score(config: ScoreConfig, judges: list[JudgeConfig], *, side_by_side: bool) -> Result:
