@@ -116,7 +116,8 @@ class Cluster:
         async with self._deadline("join", lambda: self._joined):
             head = self.given.head.name
             self._tell({"do": "head", "seconds": self.settings.start_timeout_s}, [head])
-            await self._until(lambda: self.address)
+            # Not before: Ray on a worker that finds no registered head sleeps two seconds between two looks.
+            await self._until(lambda: head in self._joined)
             workers = [host.name for host in self.given.hosts[1:]]
             self._tell({"do": "join", "address": self.address, "seconds": self.settings.start_timeout_s}, workers)
             await self._until(lambda: len(self._joined) == len(self.given.hosts))

@@ -59,6 +59,7 @@ class Agent:
         self.temp_dir = Path(order["temp_dir"])
         self.ip = ""
         self.ray: asyncio.subprocess.Process | None = None
+        self._loading: asyncio.subprocess.Process | None = None
         self.stopping = asyncio.Event()
         self.failed = False
         self._lock: TextIO | None = None
@@ -70,6 +71,8 @@ class Agent:
         await asyncio.to_thread(self._check_shared_directory)
         swept = await asyncio.to_thread(sweep, self.temp_dir.parent)
         self._lock = make_temp_dir(self.temp_dir)
+        # Every node loads it while the first ones are compared and the head starts.
+        self._loading = await self._load_ray()
         emit("hello", **self._facts())
         for path in swept:
             emit("note", text=f"removed {path}, left behind by a start that was killed")
@@ -130,7 +133,6 @@ class Agent:
             self.ray = process = await self._spawn_ray(ports, address)
             emit("ray", pid=process.pid, ports=ports.span)
             if address is None and await self._within(seconds, self._listens, ports.gcs):
-                # The workers need not wait for the rest of the head.
                 emit("head", address=f"{self.ip}:{ports.gcs}", dashboard=f"127.0.0.1:{ports.dashboard}")
             if await self._within(seconds, self._registered):
                 emit("joined")
@@ -188,14 +190,22 @@ class Agent:
             head_address=address,
             dashboard_host=self.order["dashboard_host"],
         )
+        process, self._loading = self._loading or await self._load_ray(), None
+        process.stdin.write(json.dumps({"arguments": plan.ray_start(), "env": plan.ray_env()}).encode() + b"\n")
+        process.stdin.close()
+        return process
+
+    async def _load_ray(self) -> asyncio.subprocess.Process:
+        """A `ray` that is loaded and waits for its arguments."""
         with (self.temp_dir / "ray-start.log").open("wb") as log:
             return await asyncio.create_subprocess_exec(
-                *ray_command(),
-                *plan.ray_start(),
-                stdin=asyncio.subprocess.DEVNULL,
+                sys.executable,
+                "-m",
+                "ecr_ray.cluster.ray_start",
+                stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.order["env"], **plan.ray_env(), "TMPDIR": str(self.temp_dir / "tmp")},
+                env={**os.environ, **self.order["env"], "TMPDIR": str(self.temp_dir / "tmp")},
                 cwd=self.temp_dir,
                 preexec_fn=end_with_parent,
             )

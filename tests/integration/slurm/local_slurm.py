@@ -342,7 +342,9 @@ class LocalSlurm:
         if not self.gpus:
             return ""
         for number in range(self.gpus):  # slurmd takes nothing but devices
-            os.mknod(self.directory / "dev" / f"gpu{number}", 0o20666, os.makedev(1, 3))
+            device = self.directory / "dev" / f"gpu{number}"
+            device.unlink(missing_ok=True)  # of an earlier one that was killed
+            os.mknod(device, 0o20666, os.makedev(1, 3))
         files = f"{self.directory}/dev/gpu[0-{self.gpus - 1}]"
         (self.directory / "gres.conf").write_text(
             f"NodeName=n[1-{len(self.names)}] Name=gpu File={files} Flags=nvidia_gpu_env\n"
