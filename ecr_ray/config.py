@@ -111,6 +111,96 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True)
+class SftConfig:
+    """Fine-tune a policy on dialogues and reviews: TRL's SFTTrainer in Ray Train workers, under DeepSpeed ZeRO.
+
+    Run it again after any crash with the same arguments: it goes on from its last checkpoint.
+    Exit code 0: done; 1: cannot run as asked; 3: done, but some input lines are in quarantine.
+    """
+
+    profile: str = "tiny"
+    """Set of defaults: tiny (laptop, bundled models), node (one GPU host), cluster, or a path to a .toml."""
+    config: str | None = None
+    """A .toml file whose [sft] table overrides the profile."""
+    recipes: tuple[str, ...] = ("dialogue",)
+    """What to learn from, one or more of: dialogue (context -> the recommender's reply), ecr (film, facts and first
+    sentence -> an emotional review)."""
+    input: str = "sample"
+    """Dialogues: `sample` (embedded), `redial:train|valid|test` (below ECR_DATA_DIR), or a path or URI of dialogues or
+    turns as .jsonl, .parquet, ReDial's released .zip, or a directory of these."""
+    valid_input: str | None = None
+    """Dialogues to validate on, in the same forms; by default --valid-share of the input, whole dialogues."""
+    reviews: str = "sample"
+    """ecr: `sample` (embedded) or a .jsonl or .csv file with title, content, rating and movie."""
+    knowledge: str = "sample"
+    """ecr: `sample` (the embedded films), `redial` (the DBpedia graph in ECR_DATA_DIR/redial_kg), or a .json file of
+    films in the sample's form."""
+    valid_share: float = 0.05
+    """Share of dialogues, and of films with all their reviews, that is held out."""
+    base: str = "tiny:0"
+    """The model to start from: `tiny:SEED` (random weights), `ecr-tiny-chat`, a directory, or a hub id."""
+    adapter: str | None = None
+    """lora: a directory with an adapter of the same base to go on from."""
+    pad_token: str | None = None
+    """A token of the base model to pad with, where its tokenizer has none of its own; never the end-of-turn token."""
+    output: str = "runs/sft"
+    """Directory of the artifact, shared by all nodes: model/, curve.parquet, summary.html, run.json."""
+    method: Literal["full", "lora"] = "full"
+    """Train all weights, or a LoRA adapter."""
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Modules that get an adapter."""
+    max_length: int = 512
+    """Tokens a row; longer conversations become several windows, shorter ones are packed together."""
+    packing: bool = True
+    """Put several conversations into one row; they do not see each other."""
+    epochs: float = 3.0
+    max_steps: int | None = None
+    """Stop after this many steps, whatever --epochs says."""
+    batch: int = 16
+    """Rows a step, over all workers."""
+    micro_batch: int = 1
+    """Rows that a worker computes at once."""
+    learning_rate: float = 1e-3
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_share: float = 0.03
+    weight_decay: float = 0.1
+    gradient_clip: float = 1.0
+    workers: int = 1
+    cpus_per_worker: float = 1.0
+    threads_per_worker: int | None = None
+    """Threads of a CPU worker; by default the machine's cores shared among the workers."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed shares among the workers: 1 optimizer, 2 and gradients, 3 and weights; 0: no DeepSpeed."""
+    bf16: bool = False
+    """Compute in bfloat16."""
+    gradient_checkpointing: bool = False
+    save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """How the weights are stored."""
+    eval_every: int = 100
+    """Steps between two looks at the held-out loss; the weights with the lowest are the result."""
+    save_every: int = 100
+    """Steps between two checkpoints; a crash costs at most so many. A multiple of --eval-every."""
+    log_every: int = 10
+    max_failures: int = 3
+    """Deaths of workers after which the run gives up."""
+    limit: int | None = None
+    """Use only this many dialogues."""
+    knowledge_triples: int = 2
+    """ecr: facts of the graph a prompt."""
+    knowledge_entities: int = 4
+    """ecr: related names a prompt."""
+    seed: int = 0
+    max_message_chars: int = 20_000
+    """A dialogue with a longer message is put into quarantine."""
+    overwrite: bool = False
+    """Replace an artifact that was made with other settings."""
+
+
+@dataclass(frozen=True)
 class ClusterConfig:
     """Start a Ray cluster inside a SLURM job, run a job file on it, and leave nothing behind.
 

@@ -1,4 +1,4 @@
-"""How a dialogue becomes a chat prompt: the judges' rubrics and questions, in one place.
+"""How a dialogue becomes a chat prompt: the judges' rubrics and questions, and what a policy is asked.
 
 A judge's prompt is `[rubric][dialogue so far][response]` in that order, and a response is written
 exactly as it will stand in the next turn's dialogue. So consecutive turns of one dialogue share all but
@@ -12,6 +12,11 @@ from dataclasses import dataclass
 PROMPT_VERSION = "1"
 
 SPEAKERS = {"seeker": "Seeker", "recommender": "Recommender"}
+
+# What a policy is told first, in training and whenever it answers.
+POLICY_SYSTEM = "You recommend films. Answer what the seeker feels, and name films that suit."
+# A chat begins with the user; where the recommender spoke first, this stands before it.
+SEEKER_JOINS = "(joins)"
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,19 @@ def judge_messages(
     if system_role:
         return [{"role": "system", "content": instructions}, {"role": "user", "content": question}]
     return [{"role": "user", "content": f"{instructions}\n\n{question}"}]
+
+
+def policy_messages(context: Sequence[Mapping[str, str]], *, system_role: bool = True) -> list[dict[str, str]]:
+    """A dialogue (`role` seeker or recommender, `text`; speakers in turn) as the chat that a policy continues.
+
+    `system_role=False` puts the instructions before the seeker's first message, for templates that refuse the role.
+    """
+    chat = [{"role": "user" if m["role"] == "seeker" else "assistant", "content": m["text"]} for m in context]
+    if not chat or chat[0]["role"] == "assistant":
+        chat.insert(0, {"role": "user", "content": SEEKER_JOINS})
+    if system_role:
+        return [{"role": "system", "content": POLICY_SYSTEM}, *chat]
+    return [{"role": "user", "content": f"{POLICY_SYSTEM}\n\n{chat[0]['content']}"}, *chat[1:]]
 
 
 def accepts_system_role(tokenizer: object) -> bool:

@@ -1,0 +1,188 @@
+"""What one Ray Train worker does in supervised fine-tuning: TRL's SFTTrainer on rows that the driver has packed."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ecr_ray import training
+from ecr_ray.config import SftConfig
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+    from trl import SFTConfig
+
+# Written last into a checkpoint: one without it was being written when its worker died.
+COMPLETE = "complete.json"
+CURVE = "curve.jsonl"
+_NO_LIMIT = -1
+
+
+def train(job: Mapping[str, Any]) -> None:
+    """The training function: `settings`, `work` (directory that all nodes share), `model`, `device`, `threads`."""
+    settings = SftConfig(**job["settings"])
+    training.prepare_worker(job["device"], job["threads"])
+    import ray.train
+    import torch
+    from datasets import Dataset
+    from trl import SFTTrainer
+
+    work = Path(job["work"])
+    context = ray.train.get_context()
+    workers, rank = context.get_world_size(), context.get_world_rank()
+    torch.manual_seed(settings.seed)
+    valid = work / "valid.parquet"
+    cache = str(Path(job["cache"]))
+    trainer = SFTTrainer(
+        model=load_model(job["model"], settings),
+        args=arguments(settings, work, job["device"], workers, has_valid=valid.exists()),
+        train_dataset=Dataset.from_parquet(str(work / "train.parquet"), cache_dir=cache),
+        eval_dataset=Dataset.from_parquet(str(valid), cache_dir=cache) if valid.exists() else None,
+        processing_class=job["tokenizer"],
+        callbacks=[make_reporter(work, rank)],
+    )
+    trainer.train(resume_from_checkpoint=latest_checkpoint(work))
+    if rank == 0:
+        best = trainer.state.best_model_checkpoint or str(latest_checkpoint(work))
+        done = {"checkpoint": best, "steps": trainer.state.global_step, "valid_loss": trainer.state.best_metric}
+        (work / "done.json").write_text(json.dumps(done))
+
+
+def load_model(model: str, settings: SftConfig) -> Any:
+    """The base model, with the adapter that is to be trained where the method is LoRA."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.bfloat16 if settings.bf16 and settings.method == "lora" else torch.float32
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+    loaded.config.use_cache = False
+    if settings.method == "full":
+        return loaded
+    import peft
+
+    if settings.adapter:
+        return peft.PeftModel.from_pretrained(loaded, settings.adapter, is_trainable=True)
+    return peft.get_peft_model(
+        loaded,
+        peft.LoraConfig(
+            task_type="CAUSAL_LM",
+            r=settings.lora_r,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
+            target_modules=list(settings.lora_targets),
+        ),
+    )
+
+
+def arguments(
+    settings: SftConfig, work: Path, device: training.Device, workers: int, *, has_valid: bool
+) -> "SFTConfig":
+    """The trainer's settings: the same global batch, and so the same curve, on any number of workers."""
+    from trl import SFTConfig as TrainerConfig
+
+    cut = training.batching(settings.batch, settings.micro_batch, workers)
+    return TrainerConfig(
+        output_dir=str(work / "checkpoints"),
+        num_train_epochs=settings.epochs,
+        max_steps=_NO_LIMIT if settings.max_steps is None else settings.max_steps,
+        per_device_train_batch_size=cut.micro,
+        per_device_eval_batch_size=cut.micro,
+        gradient_accumulation_steps=cut.accumulate,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=settings.warmup_share,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.gradient_clip,
+        adam_beta2=0.95 if settings.method == "full" else 0.999,
+        max_length=settings.max_length,
+        packing=settings.packing,
+        eval_packing=settings.packing,
+        # The driver has tokenized and packed, once for all workers.
+        dataset_kwargs={"skip_prepare_dataset": True},
+        use_cpu=device == "cpu",
+        ddp_backend="gloo" if device == "cpu" else "nccl",
+        bf16=settings.bf16,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        deepspeed=training.deepspeed_config(settings.zero_stage, bf16=settings.bf16) if settings.zero_stage else None,
+        eval_strategy="steps" if has_valid else "no",
+        eval_steps=settings.eval_every,
+        save_strategy="steps",
+        save_steps=settings.save_every,
+        save_total_limit=2,
+        metric_for_best_model="eval_loss" if has_valid else None,
+        greater_is_better=False if has_valid else None,
+        logging_steps=settings.log_every,
+        # A first batch that is not part of the curve would not be the same on another number of workers.
+        logging_first_step=True,
+        disable_tqdm=True,
+        report_to="none",
+        seed=settings.seed,
+        data_seed=settings.seed,
+        dataloader_pin_memory=device == "gpu",
+        include_num_input_tokens_seen="all",
+    )
+
+
+def latest_checkpoint(work: Path) -> str | None:
+    """The newest checkpoint that was written to its end."""
+    found = [path.parent for path in (work / "checkpoints").glob(f"checkpoint-*/{COMPLETE}")]
+    return str(max(found, key=lambda path: int(path.name.rpartition("-")[2]))) if found else None
+
+
+def make_reporter(work: Path, rank: int) -> "TrainerCallback":
+    """A callback that writes the curve, marks whole checkpoints, and saves at once when the node is about to go."""
+    import ray.train
+    import torch.distributed
+    from transformers import TrainerCallback
+
+    from ecr_ray.cluster.metrics import instrument
+
+    class Reporter(TrainerCallback):
+        """Rank 0 writes; all ranks report to Ray Train, as often as each other."""
+
+        def __init__(self) -> None:
+            self.told = False
+            self.began = time.perf_counter()
+            self.steps = 0
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.steps += 1
+            if state.global_step % args.logging_steps == 0 and not self.told:
+                # A barrier: every rank asks at the same steps, and all hear the same.
+                self.told = ray.train.get_preemption_info() is not None
+                control.should_save = control.should_save or self.told
+            if state.global_step == state.max_steps:
+                # The last step is a checkpoint whatever the interval.
+                control.should_save = True
+                control.should_evaluate = args.eval_strategy != "no"
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+            if rank == 0:
+                entry = {"step": state.global_step, "seconds": time.perf_counter() - self.began, **logs}
+                with (work / CURVE).open("a") as file:
+                    file.write(json.dumps(entry) + "\n")
+                self._export(logs)
+            if "loss" in logs or "eval_loss" in logs:
+                ray.train.report({"step": state.global_step, **logs})
+
+        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if torch.distributed.is_initialized():
+                # Each rank has written its own part.
+                torch.distributed.barrier()
+            if rank == 0:
+                saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+                (saved / COMPLETE).write_text(json.dumps({"step": state.global_step}))
+                instrument("ecr_train_checkpoints", stage="sft").inc()
+
+        def _export(self, logs: dict[str, float]) -> None:
+            if "loss" in logs:
+                instrument("ecr_train_loss", stage="sft", split="train").set(logs["loss"])
+                instrument("ecr_train_learning_rate", stage="sft").set(logs["learning_rate"])
+                instrument("ecr_train_gradient_norm", stage="sft").set(logs["grad_norm"])
+                instrument("ecr_train_steps", stage="sft").inc(self.steps)
+                self.steps = 0
+            if "eval_loss" in logs:
+                instrument("ecr_train_loss", stage="sft", split="valid").set(logs["eval_loss"])
+
+    return Reporter()
