@@ -152,6 +152,9 @@ class SftConfig:
     lora_dropout: float = 0.05
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     """Modules that get an adapter."""
+    learn: Literal["answers", "all"] = "answers"
+    """answers: what the recommender says, with the end of its turn. all: every token; a model from scratch learns the
+    language first."""
     max_length: int = 512
     """Tokens a row; longer conversations become several windows, shorter ones are packed together."""
     packing: bool = True
@@ -189,10 +192,15 @@ class SftConfig:
     """Deaths of workers after which the run gives up."""
     limit: int | None = None
     """Use only this many dialogues."""
+    review_filters: Literal["long", "short"] = "long"
+    """ecr: which reviews are kept, as in the ECR paper for its large (120-300 words, 5 votes) and its small model
+    (20-150 words, 1 vote). Both: rated 10, at most 25 a film, in the first person, not repetitive."""
     knowledge_triples: int = 2
     """ecr: facts of the graph a prompt."""
     knowledge_entities: int = 4
     """ecr: related names a prompt."""
+    related_min_count: int = 20
+    """ecr: how often a name must occur in all reviews to be a related one."""
     seed: int = 0
     max_message_chars: int = 20_000
     """A dialogue with a longer message is put into quarantine."""

@@ -110,6 +110,38 @@ def policy_messages(context: Sequence[Mapping[str, str]], *, system_role: bool =
     return [{"role": "user", "content": f"{POLICY_SYSTEM}\n\n{chat[0]['content']}"}, *chat[1:]]
 
 
+# How an emotional answer about a film may begin.
+FIRST_SENTENCES = (
+    "You should see {movie}.",
+    "Have you seen {movie}?",
+    "I would recommend {movie}.",
+    "{movie} may be just right for you.",
+    "How about {movie}?",
+    "My suggestion is {movie}.",
+)
+REVIEW_SYSTEM = (
+    "You recommend films. Go on from the first sentence and tell, in the first person and with feeling, why the film "
+    "moves you. Use its name, the related entities and the knowledge."
+)
+
+
+def review_messages(
+    movie: str, entities: Sequence[str], facts: Sequence[object], first_sentence: str, *, system_role: bool = True
+) -> list[dict[str, str]]:
+    """The chat that asks for an emotional text about a film, in the ECR paper's form (RecSys 2024)."""
+    question = "\n".join(
+        [
+            f"Movie Name: {movie}",
+            f"Related Entities: {', '.join(entities) or 'none'}",
+            f"Related Knowledge from KG: {'; '.join(map(str, facts)) or 'none'}",
+            f"First Sentence: {first_sentence}",
+        ]
+    )
+    if system_role:
+        return [{"role": "system", "content": REVIEW_SYSTEM}, {"role": "user", "content": question}]
+    return [{"role": "user", "content": f"{REVIEW_SYSTEM}\n\n{question}"}]
+
+
 def accepts_system_role(tokenizer: object) -> bool:
     """Whether a tokenizer's chat template takes a system message (and does not drop it silently)."""
     probe = [{"role": "system", "content": "probe-sentence"}, {"role": "user", "content": "hello"}]

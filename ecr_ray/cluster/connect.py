@@ -53,6 +53,8 @@ def connect() -> str:
     # Ray starts its workers, and so their engines, at nice 15: on a small machine everything else goes first.
     os.environ.setdefault("RAY_worker_niceness", "0")
     context = ray.init(
+        # Not one that somebody else may have running here, nor one that left its address behind.
+        address="local",
         num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
         include_dashboard=True,
         dashboard_host="127.0.0.1",

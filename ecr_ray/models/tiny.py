@@ -1,10 +1,8 @@
-"""A Llama of about five million parameters, with its own tokenizer, built from a seed.
+"""A Llama of about five million parameters, with its own tokenizer: untrained from a seed, or trained and bundled.
 
 It has everything the big models have (chat template, padding apart from end-of-sequence, digits as
-single tokens), so that every stage runs end to end on two cores without a download. It is *untrained*:
-what it says is noise, and `is_untrained` lets every report say so.
-
-Left out: training. The recipe that gives it weights is another stage's.
+single tokens), so that every stage runs end to end on two cores without a download. `tiny:SEED` is *untrained*:
+what it says is noise, and `is_untrained` lets every report say so. recipe.py trains the bundled ones.
 """
 
 import json
@@ -23,7 +21,11 @@ TINY_SHAPE = {
     "num_key_value_heads": 2,
 }
 # Part of the cache key: raise it when the recipe below changes.
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
+# Trained models, in directories of these names beside this file.
+BUNDLED = ("ecr-tiny-chat", "ecr-tiny-judge")
+HERE = Path(__file__).parent
+TOKENIZER = HERE / "tokenizer"
 MARKER = "ecr_ray.json"
 
 # Llama-2's own conversation format. `{% generation %}` marks what a policy is trained on: the answer and
@@ -51,8 +53,11 @@ def cache_dir() -> Path:
 def resolve_model(name: str) -> str:
     """A model's name as a profile gives it → what `from_pretrained` and vLLM take.
 
-    `tiny:SEED` is built on first use and cached; anything else (a directory, a hub id) is passed on.
+    `tiny:SEED` is built on first use and cached, a bundled model is found in the package; anything else (a
+    directory, a hub id) is passed on.
     """
+    if name in BUNDLED:
+        return str(HERE / name)
     if not name.startswith("tiny:"):
         return name
     seed = name.removeprefix("tiny:")
@@ -78,7 +83,7 @@ def build(seed: int) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
-        tokenizer = build_tokenizer(_corpus())
+        tokenizer = load_tokenizer()
         tokenizer.save_pretrained(staging)
         build_model(seed, tokenizer).save_pretrained(staging)
         marker = {"untrained": True, "seed": seed, "recipe": RECIPE_VERSION}
@@ -92,6 +97,13 @@ def build(seed: int) -> Path:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
+
+
+def load_tokenizer() -> "PreTrainedTokenizerFast":  # noqa: F821
+    """The tokenizer of all tiny models; recipe.py made it."""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(TOKENIZER)
 
 
 def build_tokenizer(corpus: Iterator[str]) -> "PreTrainedTokenizerFast":  # noqa: F821
@@ -149,13 +161,3 @@ def build_model(seed: int, tokenizer: "PreTrainedTokenizerFast", **shape: int) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return LlamaForCausalLM(config)
-
-
-def _corpus() -> Iterator[str]:
-    """What the tokenizer learns from: the embedded sample and the prompts around it."""
-    from ecr_ray import prompts
-    from ecr_ray.data import sample
-
-    yield from sample.texts()
-    for rubric in prompts.RUBRICS.values():
-        yield prompts.rubric_text(rubric)

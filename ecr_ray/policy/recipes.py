@@ -8,11 +8,14 @@ Splits never cut through what belongs together: a dialogue, or a film with all i
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ecr_ray import prompts
 from ecr_ray.data import reading, redial
+from ecr_ray.data.retrieval import Retriever
+from ecr_ray.data.reviews import Review
 from ecr_ray.policy.tokens import Example
 
 RECIPES = ("dialogue", "ecr")
@@ -48,6 +51,32 @@ def dialogue_examples(
         chosen = split or ("valid" if own == "valid" or is_held_out(dialogue_id, valid_share) else "train")
         messages = tuple(prompts.policy_messages(context, system_role=system_role))
         yield Example(row.value.get("turn_id", dialogue_id), chosen, messages, only_last)
+
+
+def review_examples(
+    reviews: Iterable[Review], retriever: Retriever, *, system_role: bool, valid_share: float, left_out: Counter
+) -> Iterator[Example]:
+    """Reviews as conversations: film, facts, related names and first sentence → the review's text.
+
+    Args:
+        reviews: those to learn from.
+        retriever: finds films by name, and what is known of them.
+        system_role: whether the base model's template takes a system message.
+        valid_share: of the films held out, each with all its reviews.
+        left_out: counts the reviews of films that are not known.
+    """
+    for number, review in enumerate(reviews):
+        film = retriever.knowledge.find(review.movie)
+        if film is None:
+            left_out["reviews: of a film that --knowledge does not have, or has twice"] += 1
+            continue
+        found = retriever.for_review(review, film)
+        drawn = int(hashlib.sha256(f"{retriever.seed}|{review.content}".encode()).hexdigest(), 16)
+        first = prompts.FIRST_SENTENCES[drawn % len(prompts.FIRST_SENTENCES)].format(movie=film.full_name)
+        asked = prompts.review_messages(film.full_name, found.entities, found.facts, first, system_role=system_role)
+        answer = {"role": "assistant", "content": review.content}
+        split = "valid" if is_held_out(film.movie_id, valid_share) else "train"
+        yield Example(f"review:{number}", split, (*asked, answer))
 
 
 def is_held_out(key: Any, share: float) -> bool:

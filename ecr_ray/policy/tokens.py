@@ -52,13 +52,17 @@ class Tokenized:
         return sum(label != IGNORED for row in self.rows for label in row["labels"])
 
 
-def tokenize(examples: Iterable[Example], tokenizer: Any, max_length: int) -> dict[str, Tokenized]:
+def tokenize(
+    examples: Iterable[Example], tokenizer: Any, max_length: int, *, learn_all: bool = False
+) -> dict[str, Tokenized]:
     """Token ids and labels by split.
 
     Args:
         examples: the conversations.
         tokenizer: of the base model; its chat template needs generation markers (templates.training_template).
         max_length: tokens that a row may have.
+        learn_all: in the split `train`, learn every token but the first, not only the answers. What is held out is
+            measured on the answers either way.
 
     Raises:
         TrainingDataError: not one token of the split `train` is left to learn.
@@ -70,6 +74,8 @@ def tokenize(examples: Iterable[Example], tokenizer: Any, max_length: int) -> di
         count += 1
         into = found[example.split]
         for ids, labels, answers in _windows(example, encode, max_length, into.left_out):
+            if learn_all and example.split == "train":
+                labels = ids
             into.rows.append({"input_ids": ids, "labels": labels})
             into.answers += answers
     if not found["train"].trained_tokens:
