@@ -1,16 +1,32 @@
-"""How the bundled models are made: `python -m ecr_ray.models.recipe tokenizer|chat|judge`, in this order.
+"""How the bundled models are made: `python -m ecr_ray.models.recipe tokenizer|chat`, in this order.
 
-Needs ReDial below ECR_DATA_DIR. Every model is trained by jobs/sft.py on the split `train` only; these are the
-commands, and `--print` shows them without running them.
+Needs ReDial below ECR_DATA_DIR. Every model is trained by jobs/sft.py on the split `train` only; `--print` shows the
+commands without running them. What a run leaves in runs/models is picked up again when the same is run once more.
 """
 
 import argparse
 import itertools
+import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 from ecr_ray import prompts
 from ecr_ray.data import reading, sample
 from ecr_ray.models import tiny
+
+RUNS = Path("runs/models")
+_REDIAL = "--input redial:train --valid-input redial:valid --bf16 --seed 0 --eval-every 400 --save-every 400"
+# From scratch the whole of every dialogue is learnt, then only how to answer.
+STEPS = {
+    "chat": {
+        "language": f"jobs/sft.py {_REDIAL} --base tiny:0 --learn all --epochs 4 --learning-rate 1.5e-3",
+        "chat": f"jobs/sft.py {_REDIAL} --base {RUNS}/language/model --epochs 1 --learning-rate 3e-4 "
+        "--save-dtype float16",
+    },
+}
 
 
 def corpus() -> Iterator[str]:
@@ -28,12 +44,35 @@ def make_tokenizer() -> None:
     print(f"result: {tiny.TOKENIZER}")
 
 
+def commands(model: str) -> list[list[str]]:
+    """The command lines that train a model, in order."""
+    return [[*shlex.split(words), "--output", str(RUNS / name)] for name, words in STEPS[model].items()]
+
+
+def train(model: str) -> None:
+    """Run them, and put the last one's model and run record into the package."""
+    for words in commands(model):
+        # 3: done, but some input lines are in quarantine, as ReDial's are.
+        if (code := subprocess.run([sys.executable, *words], check=False).returncode) not in (0, 3):
+            sys.exit(code)
+    made, target = RUNS / list(STEPS[model])[-1], tiny.HERE / f"ecr-tiny-{model}"
+    shutil.copytree(made / "model", target, dirs_exist_ok=True)
+    shutil.copy(made / "run.json", target / "run.json")
+    print(f"result: {target}")
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m ecr_ray.models.recipe", description=__doc__)
-    parser.add_argument("what", choices=["tokenizer"])
-    parser.parse_args()
-    make_tokenizer()
+    parser.add_argument("what", choices=["tokenizer", *STEPS])
+    parser.add_argument("--print", action="store_true", help="show the commands only")
+    args = parser.parse_args()
+    if args.what == "tokenizer":
+        make_tokenizer()
+    elif args.print:
+        print("\n".join(shlex.join(["python", *words]) for words in commands(args.what)))
+    else:
+        train(args.what)
 
 
 if __name__ == "__main__":
