@@ -68,9 +68,12 @@ class Knowledge:
                 self._by_name[normal(name)].append(film.movie_id)
 
     def find(self, name: str) -> Film | None:
-        """The film of this name, with or without its year; None where there is none, or more than one."""
-        found = self._by_name.get(normal(name), [])
-        return self.films[found[0]] if len(found) == 1 else None
+        """The film of this name, with or without its year; None where there is none, or several.
+
+        ReDial has a few films under two ids: of one name and year, they are one film.
+        """
+        found = [self.films[movie_id] for movie_id in self._by_name.get(normal(name), [])]
+        return found[0] if len({film.full_name for film in found}) == 1 else None
 
     def names(self) -> set[str]:
         """Every name that a fact leads to."""

@@ -119,20 +119,20 @@ def _widest(
 ) -> tuple[int, int, tuple[list[int], list[int]] | None]:
     """The window that holds the next answer to learn, most of the dialogue before it, and answers after it that fit.
 
-    Half of the room is for what goes before: an answer without its dialogue teaches little.
+    Three quarters of the room are for what goes before and the first answer: one without its dialogue teaches little.
     """
     users = [n for n, message in enumerate(turns[: todo[0]]) if message["role"] == "user"]
     start, row = None, None
     for candidate in users:
         found = encode(system + turns[candidate : todo[0]])
         if len(found[0]) <= max_length:
-            roomy = len(found[0]) <= max_length * 0.6 or candidate == users[-1]
+            roomy = len(found[0]) <= max_length * 0.75 or candidate == users[-1]
             if row is None or roomy:
                 start, row = candidate, found
             if roomy:
                 break
     if row is None:
-        return 0, 0, None
+        return todo[0] - 2, todo[0], _shortened(system, turns[todo[0] - 2 : todo[0]], encode, max_length)
     end = todo[0]
     for further in todo[1:]:
         found = encode(system + turns[start:further])
@@ -140,6 +140,20 @@ def _widest(
             break
         end, row = further, found
     return start, end, row
+
+
+def _shortened(
+    system: list[Message], exchange: list[Message], encode: "_Encoder", max_length: int
+) -> tuple[list[int], list[int]] | None:
+    """A question and its answer with as much of the question's end as fits; None where the answer alone does not."""
+    question, answer = exchange
+    words = question["content"].split()
+    while words:
+        words = words[len(words) // 2 + 1 :]
+        row = encode([*system, {**question, "content": " ".join(words)}, answer])
+        if len(row[0]) <= max_length:
+            return row
+    return None
 
 
 @dataclass(frozen=True)
