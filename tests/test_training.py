@@ -1,0 +1,31 @@
+"""What training stages share."""
+
+import pytest
+
+from ecr_ray import training
+from ecr_ray.config import ConfigError
+
+
+def test_the_global_batch_is_the_same_on_any_number_of_workers():
+    for workers in (1, 2, 4):
+        cut = training.batching(16, 2, workers)
+        assert cut.micro * cut.accumulate * workers == 16
+
+
+def test_where_to_train():
+    assert training.choose_device("auto", 0) == "cpu"
+    assert training.choose_device("auto", 4) == "gpu"
+    assert training.choose_device("cpu", 4) == "cpu"
+    with pytest.raises(ConfigError, match="no GPU"):
+        training.choose_device("gpu", 0)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_deepspeed_takes_the_settings(stage):
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    settings = training.deepspeed_config(stage, bf16=True)
+    fixed = {key: 1 for key, value in settings.items() if value == "auto"}
+    read = DeepSpeedConfig(settings | fixed)
+    assert read.zero_config.stage == stage
+    assert read.zero_config.gather_16bit_weights_on_model_save == (stage == 3)
