@@ -4,11 +4,12 @@ import argparse
 import sys
 
 from ecr_ray import benchmarks, cli, storage
-from ecr_ray.benchmarks import cluster, score
+from ecr_ray.benchmarks import cluster, score, sft
 
 BENCHMARKS = {
     "score": lambda chosen: score.run(chosen.rounds, chosen.rows, chosen.many_rows),
     "score-larger": lambda chosen: score.run_larger(chosen.rounds, chosen.rows),
+    "sft": lambda chosen: sft.run(chosen.rounds),
     "cluster": lambda chosen: cluster.run(chosen.rounds),
 }
 

@@ -108,11 +108,11 @@ def finetune(settings: SftConfig, tokenizer: Any) -> Result:
     began = time.perf_counter()
     work = _claim(settings)
     if not (work / "data.json").is_file():
-        _prepare(settings, tokenizer, work)
+        prepare(settings, tokenizer, work)
     data = json.loads((work / "data.json").read_text())
     prepared = time.perf_counter()
     if not (work / "done.json").is_file():
-        _train(settings, tokenizer, work, data)
+        train(settings, tokenizer, work)
     return _finish(settings, work, data, {"prepare": prepared - began, "train": time.perf_counter() - prepared})
 
 
@@ -159,7 +159,7 @@ def _claim(settings: SftConfig) -> Path:
 # --- data -------------------------------------------------------------------------------------------------
 
 
-def _prepare(settings: SftConfig, tokenizer: Any, work: Path) -> None:
+def prepare(settings: SftConfig, tokenizer: Any, work: Path) -> None:
     """Read, tokenize and pack, for all workers at once."""
     unused = Unused()
     examples = _examples(settings, prompts.accepts_system_role(tokenizer), unused)
@@ -238,7 +238,12 @@ def _pack(tokenized: tokens.Tokenized, settings: SftConfig, path: Path) -> int:
 # --- training ---------------------------------------------------------------------------------------------
 
 
-def _train(settings: SftConfig, tokenizer: Any, work: Path, data: dict[str, Any]) -> None:
+def train(settings: SftConfig, tokenizer: Any, work: Path) -> None:
+    """Train on the rows that `prepare` left in the work directory, from the last checkpoint there.
+
+    Raises:
+        TrainingError: workers died more often than allowed.
+    """
     import ray
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -259,6 +264,7 @@ def _train(settings: SftConfig, tokenizer: Any, work: Path, data: dict[str, Any]
         torch_config=TorchConfig(backend="gloo" if device == "cpu" else "nccl"),
         run_config=training.run_config(work / "ray", "sft", settings.max_failures),
     )
+    data = json.loads((work / "data.json").read_text())
     steps = sft_report.total_steps(settings, data["train"]["rows"])
     with sft_report.Progress(work / sft_worker.CURVE, steps):
         try:

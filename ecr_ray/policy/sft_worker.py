@@ -143,7 +143,7 @@ def make_reporter(work: Path, rank: int) -> "TrainerCallback":
 
         def __init__(self) -> None:
             self.told = False
-            self.began = time.perf_counter()
+            self.began = time.time()
             self.steps = 0
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -159,7 +159,8 @@ def make_reporter(work: Path, rank: int) -> "TrainerCallback":
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
             if rank == 0:
-                entry = {"step": state.global_step, "seconds": time.perf_counter() - self.began, **logs}
+                now = time.time()
+                entry = {"step": state.global_step, "at": now, "seconds": now - self.began, **logs}
                 with (work / CURVE).open("a") as file:
                     file.write(json.dumps(entry) + "\n")
                 self._export(logs)

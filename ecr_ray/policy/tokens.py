@@ -67,7 +67,7 @@ def tokenize(
     Raises:
         TrainingDataError: not one token of the split `train` is left to learn.
     """
-    encode = _Encoder(tokenizer, templates.training_template(tokenizer))
+    encode = Encoder.of(tokenizer)
     found: dict[str, Tokenized] = {"train": Tokenized(), "valid": Tokenized()}
     count = 0
     for example in examples:
@@ -88,8 +88,13 @@ def tokenize(
     return found
 
 
+def rows_of(example: Example, encode: "Encoder", max_length: int) -> list[dict[str, list[int]]]:
+    """The rows of one conversation, without answers that are longer than `max_length` tokens."""
+    return [{"input_ids": ids, "labels": labels} for ids, labels, _ in _windows(example, encode, max_length, Counter())]
+
+
 def _windows(
-    example: Example, encode: "_Encoder", max_length: int, left_out: Counter
+    example: Example, encode: "Encoder", max_length: int, left_out: Counter
 ) -> Iterator[tuple[list[int], list[int], int]]:
     """(ids, labels, number of answers in the labels) of every row that a conversation gives."""
     system = [m for m in example.messages[:1] if m["role"] == "system"]
@@ -115,7 +120,7 @@ def _windows(
 
 
 def _widest(
-    system: list[Message], turns: list[Message], todo: Sequence[int], encode: "_Encoder", max_length: int
+    system: list[Message], turns: list[Message], todo: Sequence[int], encode: "Encoder", max_length: int
 ) -> tuple[int, int, tuple[list[int], list[int]] | None]:
     """The window that holds the next answer to learn, most of the dialogue before it, and answers after it that fit.
 
@@ -143,7 +148,7 @@ def _widest(
 
 
 def _shortened(
-    system: list[Message], exchange: list[Message], encode: "_Encoder", max_length: int
+    system: list[Message], exchange: list[Message], encode: "Encoder", max_length: int
 ) -> tuple[list[int], list[int]] | None:
     """A question and its answer with as much of the question's end as fits; None where the answer alone does not."""
     question, answer = exchange
@@ -157,11 +162,16 @@ def _shortened(
 
 
 @dataclass(frozen=True)
-class _Encoder:
+class Encoder:
     """A tokenizer with the template that marks answers."""
 
     tokenizer: Any
     template: str
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> "Encoder":
+        """With the tokenizer's own template, or the marked one in its place."""
+        return cls(tokenizer, templates.training_template(tokenizer))
 
     def __call__(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
         """(ids, mask that is 1 on what the assistant says)."""
