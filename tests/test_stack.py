@@ -70,3 +70,29 @@ def test_the_prefix_cache_reporter_is_known_to_vllm():
     from vllm.v1.metrics.loggers import load_stat_logger_plugin_factories
 
     assert "PrefixCacheReporter" in [factory.__name__ for factory in load_stat_logger_plugin_factories()]
+
+
+def test_trl_takes_the_arguments_we_pass():
+    from trl import SFTConfig, SFTTrainer, pack_dataset
+
+    wanted = {
+        "max_length", "packing", "eval_packing", "dataset_kwargs", "deepspeed", "use_cpu", "ddp_backend",
+        "warmup_steps", "eval_strategy", "save_strategy", "metric_for_best_model", "save_total_limit",
+        "include_num_input_tokens_seen",
+    }  # fmt: skip
+    assert wanted <= set(inspect.signature(SFTConfig).parameters)
+    trainer = {"model", "args", "train_dataset", "eval_dataset", "processing_class", "callbacks"}
+    assert trainer <= set(inspect.signature(SFTTrainer).parameters)
+    assert list(inspect.signature(pack_dataset).parameters)[:3] == ["dataset", "seq_length", "strategy"]
+
+
+def test_ray_train_takes_the_arguments_we_pass():
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, get_preemption_info
+    from ray.train.torch import TorchTrainer
+
+    wanted = {"train_loop_config", "scaling_config", "torch_config", "run_config"}
+    assert wanted <= set(inspect.signature(TorchTrainer).parameters)
+    assert {"num_workers", "use_gpu", "resources_per_worker"} <= set(inspect.signature(ScalingConfig).parameters)
+    assert {"name", "storage_path", "failure_config"} <= set(inspect.signature(RunConfig).parameters)
+    assert {"max_failures", "controller_failure_limit"} <= set(inspect.signature(FailureConfig).parameters)
+    assert not inspect.signature(get_preemption_info).parameters

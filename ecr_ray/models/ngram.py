@@ -60,7 +60,10 @@ def estimate(rows: Iterable[Sequence[int]]) -> BackOff:
         text.write_text("\n".join(f"<s> {' '.join(words(row))} </s>" for row in rows) + "\n")
         build = [_HOME / "bin" / "build-lm.sh", "-i", text, "-n", str(ORDER), "-o", work / "lm.gz", "-k", "2"]
         build += ["-s", "improved-kneser-ney", "-t", work / "tmp"]
-        _run([*map(str, build)], env)
+        said = _run([*map(str, build)], env)
+        if not (work / "lm.gz").exists():
+            # It ends with 0 whatever happens.
+            raise UserError(f"build-lm.sh made no model of so little text: {said[-500:]}")
         _run([str(_HOME / "bin" / "compile-lm"), "--text=yes", str(work / "lm.gz"), str(work / "lm.arpa")], env)
         return BackOff(work / "lm.arpa")
     finally:
@@ -72,7 +75,8 @@ def words(row: Sequence[int]) -> list[str]:
     return [f"t{token}" for token in row]
 
 
-def _run(command: list[str], env: dict[str, str]) -> None:
+def _run(command: list[str], env: dict[str, str]) -> str:
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:
         raise UserError(f"{Path(command[0]).name} failed: {(done.stderr or done.stdout)[-500:]}")
+    return done.stdout + done.stderr

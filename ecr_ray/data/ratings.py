@@ -1,0 +1,101 @@
+"""What people said of ReDial's responses: USS (Sun et al., SIGIR 2021) and ABA-ReDial (Siro et al., SIGIR 2022).
+
+USS: after every recommender turn three or four people rate how satisfied the seeker is, 1 to 5. ABA-ReDial: of up to
+three turns a dialogue, relevance, interestingness and overall, 1 to 5, by three or more people.
+"""
+
+import csv
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ecr_ray.data.reading import InputError
+from ecr_ray.data.redial import clean_name, merge_speakers
+
+ASPECTS = ("satisfaction", "relevance", "interestingness", "overall")
+LOWEST, HIGHEST = 1, 5
+_QUOTED_TITLE = re.compile(r'"([^"]{1,90}\(\d{4}\))"')
+_ROLES = {"USER": "seeker", "SYSTEM": "recommender"}
+
+
+@dataclass
+class Rated:
+    """A recommender's turn with people's ratings, by aspect; `dialogue_id` starts with the source's name."""
+
+    dialogue_id: str
+    index: int
+    context: list[dict[str, str]]
+    response: str
+    ratings: dict[str, list[float]] = field(default_factory=dict)
+
+
+def load() -> list[Rated]:
+    """All rated turns below ECR_DATA_DIR/human_ratings.
+
+    Raises:
+        InputError: they are not there.
+    """
+    folder = Path(os.environ.get("ECR_DATA_DIR") or "", "human_ratings")
+    uss, ab = folder / "uss_redial" / "ReDial.txt", folder / "ab_redial" / "annotated_turns.csv"
+    for path in (uss, ab):
+        if not path.is_file():
+            raise InputError(f"there is no {path}: set ECR_DATA_DIR to the directory that holds human_ratings/")
+    return [*read_uss(uss), *read_ab(ab)]
+
+
+def read_uss(path: Path) -> Iterator[Rated]:
+    """Every recommender turn that the seeker's next message was rated after; satisfaction, a value a rater."""
+    for number, block in enumerate(path.read_text(encoding="utf-8").strip("\n").split("\n\n")):
+        lines = [line.split("\t") for line in block.split("\n")]
+        messages, waiting = [], None
+        for role, text, _, values in (line[:4] for line in lines if len(line) >= 4 and line[1] != "OVERALL"):
+            speaker = _ROLES.get(role)
+            if speaker is None:
+                raise InputError(f"{path}, dialogue {number + 1}: {role!r} is neither USER nor SYSTEM")
+            if speaker == "seeker" and waiting is not None and values:
+                # The first message after a turn says what it did to the seeker.
+                waiting.ratings["satisfaction"] = [float(value) for value in values.split(",")]
+                yield waiting
+            waiting = None
+            messages = merge_speakers([*messages, _message(speaker, text)])
+            if speaker == "recommender":
+                waiting = Rated(f"uss-{number}", len(messages) - 1, messages[:-1], messages[-1]["text"])
+
+
+def read_ab(path: Path) -> Iterator[Rated]:
+    """Every turn with its three aspects; a row of the file is one person's view of up to three turns."""
+    found: dict[tuple[str, int], Rated] = {}
+    ratings: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with path.open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            messages: list[dict[str, str]] = []
+            for turn in (1, 2, 3):
+                said = [row[f"utterance{n}"] for n in range(4 * turn - 4, 4 * turn)]
+                if not all(said) or not row[f"overall{turn}"]:
+                    break
+                # A tab after the speaker, or some other white space.
+                parts = [_message(_ROLES[speaker], text) for speaker, text in (line.split(None, 1) for line in said)]
+                messages = merge_speakers([*messages, *parts])
+                # The last but one is what was judged, the last one what the seeker said to it.
+                at = max(n for n, message in enumerate(messages) if message["role"] == "recommender")
+                key = (row["ConvId"], turn)
+                found.setdefault(key, Rated(f"ab-{row['ConvId']}", at, messages[:at], messages[at]["text"]))
+                for aspect in ("relevance", "interestingness", "overall"):
+                    if row[f"{aspect}{turn}"]:
+                        ratings[key][aspect].append(float(row[f"{aspect}{turn}"]))
+    for key, rated in found.items():
+        rated.ratings = dict(ratings[key])
+        yield rated
+
+
+def scaled(rating: float) -> float:
+    """1 to 5 → 0 to 1."""
+    return (rating - LOWEST) / (HIGHEST - LOWEST)
+
+
+def _message(role: str, text: str) -> dict:
+    # Both write titles in quotation marks; ReDial itself does not.
+    return {"role": role, "text": clean_name(_QUOTED_TITLE.sub(r"\1", text)), "movie_ids": [], "emotions": []}

@@ -1,0 +1,102 @@
+"""The figures of the model cards, against numbers worked out by hand."""
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from ecr_ray.models import measure, ngram, tiny
+from ecr_ray.policy.tokens import Encoder, Example, rows_of
+
+
+def test_distinct():
+    assert measure.distinct(["a b a b"], 1) == 0.5
+    assert measure.distinct(["a b a b"], 2) == pytest.approx(2 / 3)
+    assert measure.distinct(["A b!", "a c"], 1) == pytest.approx(4 / 5)
+    assert math.isnan(measure.distinct(["a"], 2))
+
+
+def test_titles_are_looked_up_by_name_and_year():
+    titles = measure.Titles(iter(["Heat (1995)", "Super Troopers (2001)", "12 Angry Men (1957)"]))
+    text = "I like Heat (1995) and the super  troopers (2001), not 13 Angry Men (1957) or Heat (1996)."
+    assert titles.named(text) == [True, True, False, False]
+    assert titles.named("No film here, (2001)") == [False]
+    assert titles.named("Nothing.") == []
+
+
+def test_the_interval_holds_the_value():
+    class Over:
+        def __len__(self):
+            return 200
+
+    values = np.random.default_rng(0).normal(size=200)
+    found = measure.interval(lambda picked: float(values[picked].mean()), Over(), seed=1)
+    assert found["n"] == 200 and found["value"] == pytest.approx(values.mean())
+    spread = 1.96 * values.std() / math.sqrt(200)
+    assert found["low"] == pytest.approx(values.mean() - spread, abs=0.04)
+    assert found["high"] == pytest.approx(values.mean() + spread, abs=0.04)
+
+
+def test_perplexity_per_token_and_byte():
+    loss = measure.Loss(np.array([2.0, 4.0]), np.array([2, 1]), np.array([10, 5]))
+    token, byte = loss.rows("m", seed=0)
+    assert token["value"] == pytest.approx(math.exp(2)) and byte["value"] == pytest.approx(math.exp(6 / 15))
+
+
+def test_the_models_loss_is_that_of_each_conversation_by_itself():
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    tokenizer = tiny.load_tokenizer()
+    model = AutoModelForCausalLM.from_pretrained(tiny.resolve_model("tiny:0"), dtype="float32").eval()
+    chats = [[("user", "Hi"), ("assistant", "Hello there, you.")], [("user", "A film?"), ("assistant", "Heat.")]]
+    examples = [
+        Example(str(n), "valid", tuple({"role": role, "content": text} for role, text in chat))
+        for n, chat in enumerate(chats)
+    ]
+    rows = [rows_of(example, Encoder.of(tokenizer), 64) for example in examples]
+    for found, (row,) in zip(measure.model_loss(model, rows, tokenizer.pad_token_id), rows, strict=True):
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor([row["labels"]])
+        learnt = int((labels != -100).sum())
+        assert found[1] == learnt
+        assert found[0] == pytest.approx(model(input_ids=ids, labels=labels).loss.item() * learnt, rel=1e-4)
+
+
+ARPA = """
+\\data\\
+ngram  1= 3
+ngram  2= 1
+
+\\1-grams:
+-0.5\t<unk>
+-1.0\ta\t-0.25
+-0.3\tb\t-0.1
+
+\\2-grams:
+-0.2\ta b
+
+\\end\\
+"""
+
+
+def test_the_n_gram_model_backs_off(tmp_path):
+    path = tmp_path / "lm.arpa"
+    path.write_text(ARPA)
+    lm = ngram.BackOff(path)
+    ten = math.log(10)
+    assert lm.log_prob("b", ["a"]) == pytest.approx(-0.2 * ten)
+    assert lm.log_prob("a", ["a"]) == pytest.approx((-0.25 - 1.0) * ten)
+    assert lm.log_prob("z", ["b"]) == pytest.approx((-0.1 - 0.5) * ten)
+    assert lm.log_prob("b", ["z"]) == pytest.approx(-0.3 * ten)
+
+
+def test_the_estimated_model_is_a_distribution():
+    if not shutil.which("irstlm"):
+        pytest.skip("needs IRSTLM: apt-get install irstlm")
+    rng = np.random.default_rng(0)
+    rows = [np.minimum(rng.zipf(1.5, 30), 200).tolist() for _ in range(600)]
+    lm = ngram.estimate(rows)
+    words = [gram[0] for gram in lm.grams if len(gram) == 1 and gram != ("<s>",)]
+    for context in (["<s>"], ["t1"], ["t2", "t3"], ["t1", "t1", "t2", "t3"]):
+        assert sum(math.exp(lm.log_prob(word, context)) for word in words) == pytest.approx(1, abs=0.01)
