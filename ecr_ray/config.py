@@ -124,7 +124,7 @@ class SftConfig:
     """A .toml file whose [sft] table overrides the profile."""
     recipes: tuple[str, ...] = ("dialogue",)
     """What to learn from, one or more of: dialogue (context -> the recommender's reply), ecr (film, facts and first
-    sentence -> an emotional review)."""
+    sentence -> an emotional review), judge (people's ratings below ECR_DATA_DIR -> the digits of a judge)."""
     input: str = "sample"
     """Dialogues: `sample` (embedded), `redial:train|valid|test` (below ECR_DATA_DIR), or a path or URI of dialogues or
     turns as .jsonl, .parquet, ReDial's released .zip, or a directory of these."""

@@ -38,12 +38,26 @@ def load() -> list[Rated]:
     Raises:
         InputError: they are not there.
     """
+    uss, ab, _ = paths()
+    return [*read_uss(uss), *read_ab(ab)]
+
+
+def paths() -> tuple[Path, Path, Path]:
+    """USS's file, ABA-ReDial's, and the one that says of which ReDial dialogues they are.
+
+    Raises:
+        InputError: one of them is not there.
+    """
     folder = Path(os.environ.get("ECR_DATA_DIR") or "", "human_ratings")
-    uss, ab = folder / "uss_redial" / "ReDial.txt", folder / "ab_redial" / "annotated_turns.csv"
-    for path in (uss, ab):
+    found = (
+        folder / "uss_redial" / "ReDial.txt",
+        folder / "ab_redial" / "annotated_turns.csv",
+        folder / "overlap_with_redial.json",
+    )
+    for path in found:
         if not path.is_file():
             raise InputError(f"there is no {path}: set ECR_DATA_DIR to the directory that holds human_ratings/")
-    return [*read_uss(uss), *read_ab(ab)]
+    return found
 
 
 def read_uss(path: Path) -> Iterator[Rated]:

@@ -3,6 +3,7 @@
 - `dialogue`: movie dialogues; every recommender message is an answer to the dialogue before it.
 - `ecr`: people's reviews; the answer is a review's text, asked for by the film's name, facts about it, related names
   and its first sentence (the emotion-aligned format of the ECR paper, RecSys 2024, section 4.3).
+- `judge`: people's ratings as the digits that a judge answers (judging.py).
 
 Splits never cut through what belongs together: a dialogue, or a film with all its reviews, is in one of them.
 """
@@ -18,7 +19,7 @@ from ecr_ray.data.retrieval import Retriever
 from ecr_ray.data.reviews import Review
 from ecr_ray.policy.tokens import Example
 
-RECIPES = ("dialogue", "ecr")
+RECIPES = ("dialogue", "ecr", "judge")
 
 
 def dialogue_examples(

@@ -16,11 +16,11 @@ from typing import Any
 
 from ecr_ray import prompts, storage, training
 from ecr_ray.config import ConfigError, SftConfig, nearest
-from ecr_ray.data import knowledge, reading, retrieval, reviews
+from ecr_ray.data import knowledge, ratings, reading, retrieval, reviews
 from ecr_ray.data.reading import InputError
 from ecr_ray.errors import UserError
 from ecr_ray.models import tiny
-from ecr_ray.policy import recipes, sft_report, sft_worker, templates, tokens, weights
+from ecr_ray.policy import judging, recipes, sft_report, sft_worker, templates, tokens, weights
 from ecr_ray.records import RunRecord, read_run
 
 WORK = ".work"
@@ -129,6 +129,8 @@ def _digests(settings: SftConfig) -> list[dict[str, Any]]:
         files += [file for location in _inputs(settings) for file in reading.find(location).files]
     if "ecr" in settings.recipes:
         files.append(reviews.find(settings.reviews))
+    if "judge" in settings.recipes:
+        files += map(str, ratings.paths())
     return [storage.digest(file) for file in files]
 
 
@@ -195,6 +197,8 @@ def _examples(settings: SftConfig, system_role: bool, unused: "Unused") -> Itera
             yield from recipes.dialogue_examples(rows, system_role=system_role, valid_share=share, split=split)
     if "ecr" in settings.recipes:
         yield from _review_examples(settings, system_role, unused)
+    if "judge" in settings.recipes:
+        yield from judging.examples(judging.rated_turns(), settings.seed)
 
 
 def _review_examples(settings: SftConfig, system_role: bool, unused: "Unused") -> Iterator[tokens.Example]:

@@ -1,0 +1,65 @@
+"""People's ratings as a judge's digits: right on average, one example a person, split by ReDial's dialogues."""
+
+import random
+
+import pytest
+
+from ecr_ray.data.ratings import Rated
+from ecr_ray.policy import judging
+
+
+def turn(response="Try Heat (1995).", number="uss-1", **ratings):
+    return Rated(number, 1, [{"role": "seeker", "text": "A film?"}], response, ratings)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_the_digits_are_right_on_average(value):
+    rng = random.Random(0)
+    drawn = [int(judging.digit(value, rng)) for _ in range(4000)]
+    assert set(drawn) <= {int(value * 9), min(9, int(value * 9) + 1)}
+    assert sum(drawn) / len(drawn) == pytest.approx(value * 9, abs=0.03)
+
+
+def test_every_person_is_an_example_that_a_judge_would_see():
+    found = list(judging.examples([turn(satisfaction=[5.0, 1.0, 3.0])], seed=0))
+    assert len(found) == 3
+    system, question, answer = found[0].messages
+    assert "Answer with 4 digits" in system["content"]
+    assert question["content"].endswith(
+        "Seeker: A film?\nRecommender: Try Heat (1995).\n\nRatings of the last message:"
+    )
+    assert answer["content"][0] == answer["content"][2] == answer["content"][3] == "9"
+    assert found[1].messages[2]["content"][0] == "0"
+
+
+def test_what_each_aspect_is_learnt_from():
+    (view,) = judging.views(turn(satisfaction=[4.0]))
+    assert view == {"empathy": 0.75, "informativeness": 0.25, "recommendation": 0.75, "engagement": 0.75}
+    (view,) = judging.views(turn("Hello!", satisfaction=[4.0]))
+    assert view == {"empathy": 0.75, "informativeness": 0.0, "recommendation": 0.0, "engagement": 0.75}
+    (view,) = judging.views(turn("Hello!", overall=[3.0], relevance=[5.0], interestingness=[1.0]))
+    assert view == {"empathy": 0.5, "informativeness": 0.0, "recommendation": 1.0, "engagement": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("response", "value"),
+    [
+        ("Hello there", 0.0),
+        ("A horror film", 0.25),
+        ("Heat (1995) with Al Pacino", 0.5),
+        ("Heat (1995), a crime drama with Al Pacino and Robert De Niro", 1.0),
+    ],
+)
+def test_information_counts_films_people_and_genres(response, value):
+    assert judging.information(response) == value
+
+
+def test_a_dialogue_that_both_sources_have_is_one():
+    overlap = {"uss_redial": [None, {"conversationId": "20001"}], "ab_redial": {"KM": {"conversationId": "20001"}, "G3": None}}  # fmt: skip
+    turns = [turn(number="uss-0"), turn(number="uss-1"), turn(number="ab-KM"), turn(number="ab-G3")]
+    assert [t.dialogue_id for t in judging.same_dialogues(turns, overlap)] == ["uss-0", "20001", "20001", "ab-G3"]
+
+
+def test_about_a_fifth_is_held_out():
+    share = sum(judging.is_held_out(str(n)) for n in range(2000)) / 2000
+    assert share == pytest.approx(judging.HELD_OUT, abs=0.03)
