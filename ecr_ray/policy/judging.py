@@ -17,7 +17,7 @@ from typing import Any
 from ecr_ray import prompts
 from ecr_ray.data import ratings
 from ecr_ray.data.ratings import Rated, scaled
-from ecr_ray.policy.tokens import Example
+from ecr_ray.policy.tokens import Example, held_out
 
 RUBRIC = prompts.RUBRICS["ecr-ma"]
 HELD_OUT = 0.2
@@ -38,16 +38,18 @@ _PERSON = re.compile(r"\b[A-Z][a-z]+ (?:[A-Z]\. )?[A-Z][a-z]+\b")
 _ENOUGH = 4
 
 
-def examples(rated: Iterable[Rated], seed: int) -> Iterator[Example]:
-    """Every person's view of every rated turn as a conversation with a judge.
+def examples(rated: Iterable[Rated], seed: int, valid_share: float) -> Iterator[Example]:
+    """Every person's view of every rated turn as a conversation with a judge, but for the dialogues to measure on.
 
     A view on one aspect becomes one digit; 1 to 5 falls between the digits, and which of the two it becomes is drawn
     so that the mean is right (`expectation over the digits` is what scoring reads).
     """
     for turn in rated:
+        if is_held_out(turn.dialogue_id):
+            continue
         question = prompts.judge_question(turn.context, turn.response)
         asked = prompts.judge_messages(RUBRIC, question)
-        split = "valid" if is_held_out(turn.dialogue_id) else "train"
+        split = "valid" if held_out(turn.dialogue_id, valid_share) else "train"
         for number, view in enumerate(views(turn)):
             rng = random.Random(hashlib.sha256(f"{seed}|{turn.dialogue_id}|{turn.index}|{number}".encode()).digest())
             digits = "".join(digit(view[aspect], rng) for aspect in RUBRIC.aspects)
@@ -91,9 +93,8 @@ def digit(value: float, rng: random.Random) -> str:
 
 
 def is_held_out(dialogue_id: str) -> bool:
-    """Whether a dialogue's ratings are kept for measuring."""
-    drawn = int.from_bytes(hashlib.sha256(f"judge|{dialogue_id}".encode()).digest()[:8], "big")
-    return drawn < HELD_OUT * 2**64
+    """Whether a dialogue's ratings are kept for measuring, and so neither learnt nor chosen by."""
+    return held_out(f"judge|{dialogue_id}", HELD_OUT)
 
 
 def rated_turns() -> list[Rated]:

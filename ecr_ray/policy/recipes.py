@@ -11,13 +11,12 @@ Splits never cut through what belongs together: a dialogue, or a film with all i
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 from ecr_ray import prompts
 from ecr_ray.data import reading, redial
 from ecr_ray.data.retrieval import Retriever
 from ecr_ray.data.reviews import Review
-from ecr_ray.policy.tokens import Example
+from ecr_ray.policy.tokens import Example, held_out
 
 RECIPES = ("dialogue", "ecr", "judge")
 
@@ -49,7 +48,7 @@ def dialogue_examples(
         own = row.value["split"]
         if split is None and own == "test":
             continue
-        chosen = split or ("valid" if own == "valid" or is_held_out(dialogue_id, valid_share) else "train")
+        chosen = split or ("valid" if own == "valid" or held_out(dialogue_id, valid_share) else "train")
         messages = tuple(prompts.policy_messages(context, system_role=system_role))
         yield Example(row.value.get("turn_id", dialogue_id), chosen, messages, only_last)
 
@@ -76,11 +75,5 @@ def review_examples(
         first = prompts.FIRST_SENTENCES[drawn % len(prompts.FIRST_SENTENCES)].format(movie=film.full_name)
         asked = prompts.review_messages(film.full_name, found.entities, found.facts, first, system_role=system_role)
         answer = {"role": "assistant", "content": review.content}
-        split = "valid" if is_held_out(film.movie_id, valid_share) else "train"
+        split = "valid" if held_out(film.movie_id, valid_share) else "train"
         yield Example(f"review:{number}", split, (*asked, answer))
-
-
-def is_held_out(key: Any, share: float) -> bool:
-    """Whether what belongs to this key is in the held-out share; the same on every machine and in every run."""
-    drawn = int.from_bytes(hashlib.sha256(str(key).encode()).digest()[:8], "big")
-    return drawn < share * 2**64

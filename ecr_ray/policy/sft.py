@@ -198,7 +198,7 @@ def _examples(settings: SftConfig, system_role: bool, unused: "Unused") -> Itera
     if "ecr" in settings.recipes:
         yield from _review_examples(settings, system_role, unused)
     if "judge" in settings.recipes:
-        yield from judging.examples(judging.rated_turns(), settings.seed)
+        yield from judging.examples(judging.rated_turns(), settings.seed, settings.valid_share)
 
 
 def _review_examples(settings: SftConfig, system_role: bool, unused: "Unused") -> Iterator[tokens.Example]:

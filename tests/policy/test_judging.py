@@ -21,7 +21,7 @@ def test_the_digits_are_right_on_average(value):
 
 
 def test_every_person_is_an_example_that_a_judge_would_see():
-    found = list(judging.examples([turn(satisfaction=[5.0, 1.0, 3.0])], seed=0))
+    found = list(judging.examples([turn(satisfaction=[5.0, 1.0, 3.0])], seed=0, valid_share=0))
     assert len(found) == 3
     system, question, answer = found[0].messages
     assert "Answer with 4 digits" in system["content"]
@@ -55,11 +55,15 @@ def test_information_counts_films_people_and_genres(response, value):
 
 
 def test_a_dialogue_that_both_sources_have_is_one():
-    overlap = {"uss_redial": [None, {"conversationId": "20001"}], "ab_redial": {"KM": {"conversationId": "20001"}, "G3": None}}  # fmt: skip
+    known = {"conversationId": "20001"}
+    overlap = {"uss_redial": [None, known], "ab_redial": {"KM": known, "G3": None}}
     turns = [turn(number="uss-0"), turn(number="uss-1"), turn(number="ab-KM"), turn(number="ab-G3")]
     assert [t.dialogue_id for t in judging.same_dialogues(turns, overlap)] == ["uss-0", "20001", "20001", "ab-G3"]
 
 
-def test_about_a_fifth_is_held_out():
-    share = sum(judging.is_held_out(str(n)) for n in range(2000)) / 2000
-    assert share == pytest.approx(judging.HELD_OUT, abs=0.03)
+def test_a_fifth_of_the_dialogues_is_never_learnt_from():
+    turns = [turn(number=str(n), satisfaction=[3.0]) for n in range(1000)]
+    found = list(judging.examples(turns, seed=0, valid_share=0.1))
+    assert len(found) / 1000 == pytest.approx(1 - judging.HELD_OUT, abs=0.04)
+    assert not [e for e in found if judging.is_held_out(e.id.split(":")[0])]
+    assert sum(e.split == "valid" for e in found) / len(found) == pytest.approx(0.1, abs=0.03)
