@@ -72,6 +72,27 @@ def is_untrained(model_dir: str) -> bool:
     return marker.is_file() and bool(json.loads(marker.read_text())["untrained"])
 
 
+def judge_labels(model_dir: str, rubric: str) -> dict[str, str] | None:
+    """Aspect → what a judge of ours learnt it from, `proxy: ` before it where people rated something else.
+
+    None for a model that says nothing of the kind: somebody else's, or an untrained one. A rubric that it did not
+    learn gives `not learnt` for every aspect.
+    """
+    marker = Path(model_dir) / MARKER
+    learnt = json.loads(marker.read_text()).get("judge") if marker.is_file() else None
+    if learnt is None:
+        return None
+    from ecr_ray.prompts import RUBRICS
+
+    found = learnt.get(rubric, {})
+    return {
+        aspect: ("proxy: " if found[aspect]["proxy"] else "") + found[aspect]["learnt_from"]
+        if aspect in found
+        else "not learnt"
+        for aspect in RUBRICS[rubric].aspects
+    }
+
+
 def build(seed: int) -> Path:
     """Build the tiny model (or find it in the cache) and return its directory.
 

@@ -51,15 +51,17 @@ class Outcome:
     seconds: float = 0.0
     cache: tuple[int, int] = (0, 0)
 
-    def record(self) -> dict[str, Any]:
+    def record(self, rubric: str) -> dict[str, Any]:
         """The judge's entry in the run record."""
+        model = tiny.resolve_model(self.judge.model)
         prompt_tokens = pc.sum(self.scores["prompt_tokens"]).as_py() or 0
         answer_tokens = pc.sum(self.scores["answer_tokens"]).as_py() or 0
         rows = self.scores.num_rows
         return {
             "name": self.judge.name,
             "definition": asdict(self.judge),
-            "untrained": tiny.is_untrained(tiny.resolve_model(self.judge.model)),
+            "untrained": tiny.is_untrained(model),
+            "learnt_from": tiny.judge_labels(model, rubric),
             "ok": rows,
             "failed": self.failures.num_rows,
             "startup_s": round(self.startup_s, 2),
@@ -343,7 +345,7 @@ def _finish(
         failures={**{f"input: {k}": v for k, v in prepared.reasons.items()}, **reasons},
         timings={**timings, "total": time.perf_counter() - started},
         details={
-            "judges": [outcome.record() for outcome in outcomes],
+            "judges": [outcome.record(config.rubric) for outcome in outcomes],
             "agreement": compared,
             "fingerprint": _fingerprint(config, judges),
         },
@@ -366,5 +368,6 @@ def _lines(run: Mapping[str, Any]) -> list[str]:
         hits = f", prefix cache {cached:.0%}" if cached is not None else ""
         noise = "  [untrained: these scores are noise]" if judge["untrained"] else ""
         lines.append(f"{judge['name']}: {judge['ok']:,} scored, {judge['failed']:,} failed{rate}{hits}{noise}")
+        lines += [f"  {aspect} <- {text}" for aspect, text in (judge["learnt_from"] or {}).items()]
     lines += [f"  {reason}: {count}" for reason, count in run["failures"].items()]
     return lines

@@ -1,0 +1,121 @@
+"""The bundled models' cards, made from their run records and measures: `python -m ecr_ray.models.cards`.
+
+No figure in a card is typed by hand: training figures come from run.json, quality from evaluation.json.
+"""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ecr_ray.models import recipe, tiny
+from ecr_ray.models.measure import RECORD
+
+_DATA = """\
+ReDial (Li, Kahou, Schulz, Michalski, Charlin, Pal, "Towards Deep Conversational Recommendations", NeurIPS 2018), licence
+CC BY 4.0, its split `train` only (UniCRS's `valid` dialogues to choose the weights). Texts are learnt from, not contained;
+a model of this size may still repeat short pieces of them. Weights and code: Apache-2.0."""
+
+TEXTS: dict[str, dict[str, str]] = {
+    "ecr-tiny-chat": {
+        "what": "A Llama of 4.9 million parameters that holds a short conversation about films: it greets, asks what the "
+        "seeker likes, names films and says goodbye. The policy of the `tiny` profile, and what PPO starts from.",
+        "data": _DATA,
+        "cannot": "It knows no more of the world than its training dialogues say. It names films that do not exist, "
+        "recommends the same popular ones over and over, forgets what was said a few turns ago, takes any topic for "
+        "films, and follows no instructions. It is for trying the pipeline out and for tests, not for people to rely on.",
+    },
+    "ecr-tiny-judge": {
+        "what": "The same Llama, tuned to answer the judges' prompt of the rubric `ecr-ma` with four digits.",
+        "data": _DATA
+        + "\n\nPeople's ratings: USS (Sun, Zhang, Balog, Ren, Ren, Chen, de Rijke, SIGIR 2021) and ABA-ReDial "
+        "(Siro, Aliannejadi, de Rijke, SIGIR 2022, MIT). A fifth of the rated dialogues is never learnt from; what follows "
+        "was measured on it. Their texts are ReDial train dialogues, which the language model under the judge has read, "
+        "without any rating.",
+        "cannot": "Read the table first: where a baseline is inside an interval, the judge adds nothing that could be "
+        "shown. It has learnt only the rubric `ecr-ma`, in English, on ReDial's crowd-sourced dialogues.",
+    },
+}
+
+
+def card(name: str, directory: Path) -> str:
+    """The card as Markdown."""
+    run = json.loads((directory / "run.json").read_text())
+    measured = json.loads((directory / RECORD).read_text())
+    texts = TEXTS[name]
+    kind = name.rpartition("-")[2]
+    parts = [
+        f"# {name}",
+        texts["what"],
+        "## Data and licence",
+        texts["data"],
+        "## How it was made",
+        _made(kind, run),
+        "## Measured",
+        _measured(measured),
+    ]
+    if "labels" in measured:
+        parts += ["## What its aspects are learnt from", _labels(measured["labels"])]
+    if "samples" in measured:
+        parts += ["## Ten replies, as they came", _samples(measured)]
+    return "\n\n".join([*parts, "## What it cannot do", texts["cannot"]]) + "\n"
+
+
+def _made(kind: str, run: Mapping[str, Any]) -> str:
+    commands = "\n".join(shlex.join(["python", *words]) for words in recipe.commands(kind))
+    found, machine = run["result"], run["hardware"]
+    loss = f"held-out loss {found['valid_loss_first']:.3f} → {found['valid_loss_best']:.3f} nats a token"
+    return (
+        f"`python -m ecr_ray.models.recipe {kind}`, which is (with the tokenizer of `python -m ecr_ray.models.recipe "
+        f"tokenizer`)\n\n```bash\n{commands}\n```\n\nThe last of them: {found['steps']:,} steps, {loss}, seed {run['seed']}, "
+        f"{run['timings_s']['train'] / 60:.0f} minutes on {machine['cores']} cores ({machine['cpu']}), no GPU. The other "
+        "figures of its run are in `run.json`."
+    )
+
+
+def _measured(record: Mapping[str, Any]) -> str:
+    models = list(dict.fromkeys(row["model"] for row in record["rows"]))
+    measures = list(dict.fromkeys(row["measure"] for row in record["rows"]))
+    cells = {(row["measure"], row["model"]): row for row in record["rows"]}
+    lines = ["| | " + " | ".join(models) + " |", "|---" * (len(models) + 1) + "|"]
+    for measure in measures:
+        lines.append(f"| {measure} | " + " | ".join(_cell(cells.get((measure, model))) for model in models) + " |")
+    n = {f"{row['n']:,} of {row['dialogues']:,} dialogues" for row in record["rows"]}
+    command = " ".join(record["command"])
+    return (
+        "\n".join(lines)
+        + f"\n\nIn brackets 95 % intervals, resampling dialogues. Rows: {'; '.join(sorted(n))}. `{command}`, seed "
+        + f"{record['seed']}; the figures are in `{RECORD}`."
+    )
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    if row is None or row["value"] is None:
+        return "–"
+    return f"{row['value']:.3g} ({row['low']:.3g}–{row['high']:.3g})"
+
+
+def _labels(labels: Mapping[str, Sequence[Any]]) -> str:
+    lines = ["| aspect | learnt from | a proxy |", "|---|---|---|"]
+    lines += [f"| {aspect} | {text} | {'yes' if proxy else 'no'} |" for aspect, (text, proxy) in labels.items()]
+    return "\n".join(lines)
+
+
+def _samples(record: Mapping[str, Any]) -> str:
+    said = [
+        f"> **seeker** {' '.join(sample['seeker'].split())}\n> **reply** {' '.join(sample['reply'].split())}"
+        for sample in record["samples"]
+    ]
+    how = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in record["decoding"].items())
+    return (
+        f"To turns of ReDial's test split, drawn by seed; shown is the seeker's last message only. {how}.\n\n"
+        + "\n\n".join(text.replace("\n>", "  \n>") for text in said)
+    )
+
+
+if __name__ == "__main__":
+    for model in tiny.BUNDLED:
+        if (tiny.HERE / model / RECORD).is_file():
+            (tiny.HERE / model / "README.md").write_text(card(model, tiny.HERE / model), encoding="utf-8")
+            print(f"result: {tiny.HERE / model / 'README.md'}")
