@@ -13,26 +13,26 @@ from ecr_ray.models import recipe, tiny
 from ecr_ray.models.measure import RECORD
 
 _DATA = """\
-ReDial (Li, Kahou, Schulz, Michalski, Charlin, Pal, "Towards Deep Conversational Recommendations", NeurIPS 2018), licence
-CC BY 4.0, its split `train` only (UniCRS's `valid` dialogues to choose the weights). Texts are learnt from, not contained;
-a model of this size may still repeat short pieces of them. Weights and code: Apache-2.0."""
+ReDial (Li, Kahou, Schulz, Michalski, Charlin, Pal, "Towards Deep Conversational Recommendations", NeurIPS 2018),
+licence CC BY 4.0, its split `train` only (UniCRS's `valid` dialogues to choose the weights). Texts are learnt from, not
+contained; a model of this size may still repeat short pieces of them. Weights and code: Apache-2.0."""
 
 TEXTS: dict[str, dict[str, str]] = {
     "ecr-tiny-chat": {
-        "what": "A Llama of 4.9 million parameters that holds a short conversation about films: it greets, asks what the "
-        "seeker likes, names films and says goodbye. The policy of the `tiny` profile, and what PPO starts from.",
+        "what": "A Llama of 4.9 million parameters that holds a short conversation about films: it greets, asks what "
+        "the seeker likes, names films and says goodbye. The policy of the `tiny` profile, and what PPO starts from.",
         "data": _DATA,
         "cannot": "It knows no more of the world than its training dialogues say. It names films that do not exist, "
         "recommends the same popular ones over and over, forgets what was said a few turns ago, takes any topic for "
-        "films, and follows no instructions. It is for trying the pipeline out and for tests, not for people to rely on.",
+        "films, and follows no instructions. It is for trying the pipeline out and for tests, not to be relied on.",
     },
     "ecr-tiny-judge": {
         "what": "The same Llama, tuned to answer the judges' prompt of the rubric `ecr-ma` with four digits.",
         "data": _DATA
         + "\n\nPeople's ratings: USS (Sun, Zhang, Balog, Ren, Ren, Chen, de Rijke, SIGIR 2021) and ABA-ReDial "
-        "(Siro, Aliannejadi, de Rijke, SIGIR 2022, MIT). A fifth of the rated dialogues is never learnt from; what follows "
-        "was measured on it. Their texts are ReDial train dialogues, which the language model under the judge has read, "
-        "without any rating.",
+        "(Siro, Aliannejadi, de Rijke, SIGIR 2022, MIT). A fifth of the rated dialogues is never learnt from; what "
+        "follows was measured on it. Their texts are ReDial train dialogues, which the language model under the judge "
+        "has read, without any rating.",
         "cannot": "Read the table first: where a baseline is inside an interval, the judge adds nothing that could be "
         "shown. It has learnt only the rubric `ecr-ma`, in English, on ReDial's crowd-sourced dialogues.",
     },
@@ -66,11 +66,11 @@ def _made(kind: str, run: Mapping[str, Any]) -> str:
     commands = "\n".join(shlex.join(["python", *words]) for words in recipe.commands(kind))
     found, machine = run["result"], run["hardware"]
     loss = f"held-out loss {found['valid_loss_first']:.3f} → {found['valid_loss_best']:.3f} nats a token"
+    minutes = f"{run['timings_s']['train'] / 60:.0f} minutes on {machine['cores']} cores ({machine['cpu']}), no GPU"
     return (
         f"`python -m ecr_ray.models.recipe {kind}`, which is (with the tokenizer of `python -m ecr_ray.models.recipe "
-        f"tokenizer`)\n\n```bash\n{commands}\n```\n\nThe last of them: {found['steps']:,} steps, {loss}, seed {run['seed']}, "
-        f"{run['timings_s']['train'] / 60:.0f} minutes on {machine['cores']} cores ({machine['cpu']}), no GPU. The other "
-        "figures of its run are in `run.json`."
+        f"tokenizer`)\n\n```bash\n{commands}\n```\n\nThe last of them: {found['steps']:,} steps, {loss}, seed "
+        f"{run['seed']}, {minutes}. The records of the runs are the files `run*.json` here."
     )
 
 

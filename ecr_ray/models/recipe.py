@@ -1,4 +1,4 @@
-"""How the bundled models are made: `python -m ecr_ray.models.recipe tokenizer|chat`, in this order.
+"""How the bundled models are made: `python -m ecr_ray.models.recipe tokenizer|chat|judge`, in this order.
 
 Needs ReDial below ECR_DATA_DIR. Every model is trained by jobs/sft.py on the split `train` only; `--print` shows the
 commands without running them. What a run leaves in runs/models is picked up again when the same is run once more.
@@ -16,6 +16,7 @@ from pathlib import Path
 from ecr_ray import prompts
 from ecr_ray.data import reading, sample
 from ecr_ray.models import tiny
+from ecr_ray.policy import judging
 
 RUNS = Path("runs/models")
 _REDIAL = "--input redial:train --valid-input redial:valid --bf16 --seed 0 --eval-every 400 --save-every 400"
@@ -25,6 +26,11 @@ STEPS = {
         "language": f"jobs/sft.py {_REDIAL} --base tiny:0 --learn all --epochs 4 --learning-rate 1.5e-3",
         "chat": f"jobs/sft.py {_REDIAL} --base {RUNS}/language/model --epochs 1 --learning-rate 3e-4 "
         "--save-dtype float16",
+    },
+    # Several people rated a turn, and each view is an example: one pass over them sees every turn three times.
+    "judge": {
+        "judge": "jobs/sft.py --recipes judge --base ecr-tiny-chat --bf16 --seed 0 --eval-every 200 --save-every 200 "
+        "--epochs 1 --learning-rate 5e-4 --save-dtype float16",
     },
 }
 
@@ -55,9 +61,18 @@ def train(model: str) -> None:
         # 3: done, but some input lines are in quarantine, as ReDial's are.
         if (code := subprocess.run([sys.executable, *words], check=False).returncode) not in (0, 3):
             sys.exit(code)
-    made, target = RUNS / list(STEPS[model])[-1], tiny.HERE / f"ecr-tiny-{model}"
-    shutil.copytree(made / "model", target, dirs_exist_ok=True)
-    shutil.copy(made / "run.json", target / "run.json")
+    bundle(model, RUNS, tiny.HERE / f"ecr-tiny-{model}")
+
+
+def bundle(model: str, runs: Path, target: Path) -> None:
+    """Put the last step's model and every step's run record into the package."""
+    *before, last = STEPS[model]
+    shutil.copytree(runs / last / "model", target, dirs_exist_ok=True)
+    shutil.copy(runs / last / "run.json", target / "run.json")
+    for step in before:
+        shutil.copy(runs / step / "run.json", target / f"run-{step}.json")
+    if model == "judge":
+        judging.write_marker(target)
     print(f"result: {target}")
 
 
