@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ecr_ray import prompts, storage, training
+from ecr_ray.cli import StoppedForLater
 from ecr_ray.config import ConfigError, SftConfig, nearest
 from ecr_ray.data import knowledge, ratings, reading, retrieval, reviews
 from ecr_ray.data.reading import InputError
@@ -24,6 +25,8 @@ from ecr_ray.policy import judging, recipes, sft_report, sft_worker, templates, 
 from ecr_ray.records import RunRecord, read_run
 
 WORK = ".work"
+# Less than the SLURM bootstrap gives a job to end.
+LAST_CHECKPOINT_S = 45.0
 # What decides how fast the weights come, not which.
 _SPEED = {"workers", "cpus_per_worker", "threads_per_worker", "device", "max_failures", "overwrite", "log_every"}
 _PLACE = {"profile", "config", "output"}
@@ -111,6 +114,7 @@ def finetune(settings: SftConfig, tokenizer: Any) -> Result:
         prepare(settings, tokenizer, work)
     data = json.loads((work / "data.json").read_text())
     prepared = time.perf_counter()
+    _check_workers(settings, work)
     if not (work / "done.json").is_file():
         train(settings, tokenizer, work)
     return _finish(settings, work, data, {"prepare": prepared - began, "train": time.perf_counter() - prepared})
@@ -270,9 +274,14 @@ def train(settings: SftConfig, tokenizer: Any, work: Path) -> None:
     )
     data = json.loads((work / "data.json").read_text())
     steps = sft_report.total_steps(settings, data["train"]["rows"])
+    before = sft_worker.latest_checkpoint(work)
     with sft_report.Progress(work / sft_worker.CURVE, steps):
         try:
             trainer.fit()
+        except StoppedForLater:
+            # The nodes have been told, too: the workers save after the step that they are in.
+            _await_checkpoint(work, before)
+            raise
         except Exception as error:
             # Ray wraps what a worker raised; its last line says it.
             cause = str(error).strip().splitlines()
@@ -280,6 +289,35 @@ def train(settings: SftConfig, tokenizer: Any, work: Path) -> None:
                 f"training failed more than {settings.max_failures} time(s): {cause[-1] if cause else error!r}; the "
                 f"same command goes on from the last checkpoint in {work}"
             ) from error
+
+
+def _await_checkpoint(work: Path, before: str | None) -> None:
+    """Give the workers time to write a checkpoint newer than this one."""
+    deadline = time.monotonic() + LAST_CHECKPOINT_S
+    while time.monotonic() < deadline:
+        if sft_worker.latest_checkpoint(work) not in (None, before):
+            return
+        time.sleep(0.2)
+    print(
+        f"no checkpoint came within {LAST_CHECKPOINT_S:.0f} s; the next start goes on from the one before", flush=True
+    )
+
+
+def _check_workers(settings: SftConfig, work: Path) -> None:
+    """DeepSpeed's checkpoints are of as many parts as there were workers.
+
+    Raises:
+        ConfigError: this run was begun with another number of them.
+    """
+    latest = sft_worker.latest_checkpoint(work)
+    if latest is None or not settings.zero_stage:
+        return
+    workers = json.loads((Path(latest) / sft_worker.COMPLETE).read_text())["workers"]
+    if workers != settings.workers:
+        raise ConfigError(
+            f"the unfinished run in {settings.output} has checkpoints of {workers} worker(s), which DeepSpeed cannot "
+            f"share among {settings.workers}: go on with --workers {workers}, or start over with --overwrite"
+        )
 
 
 def _finish(settings: SftConfig, work: Path, data: dict[str, Any], timings: dict[str, float]) -> Result:

@@ -40,7 +40,7 @@ def train(job: Mapping[str, Any]) -> None:
         train_dataset=Dataset.from_parquet(str(work / "train.parquet"), cache_dir=cache),
         eval_dataset=Dataset.from_parquet(str(valid), cache_dir=cache) if valid.exists() else None,
         processing_class=job["tokenizer"],
-        callbacks=[make_reporter(work, rank)],
+        callbacks=[make_reporter(work, rank, workers)],
     )
     trainer.train(resume_from_checkpoint=latest_checkpoint(work))
     if rank == 0:
@@ -130,7 +130,7 @@ def latest_checkpoint(work: Path) -> str | None:
     return str(max(found, key=lambda path: int(path.name.rpartition("-")[2]))) if found else None
 
 
-def make_reporter(work: Path, rank: int) -> "TrainerCallback":
+def make_reporter(work: Path, rank: int, workers: int) -> "TrainerCallback":
     """A callback that writes the curve, marks whole checkpoints, and saves at once when the node is about to go."""
     import ray.train
     import torch.distributed
@@ -148,8 +148,8 @@ def make_reporter(work: Path, rank: int) -> "TrainerCallback":
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.steps += 1
-            if state.global_step % args.logging_steps == 0 and not self.told:
-                # A barrier: every rank asks at the same steps, and all hear the same.
+            if not self.told:
+                # A barrier: every rank asks after every step, and all hear the same.
                 self.told = ray.train.get_preemption_info() is not None
                 control.should_save = control.should_save or self.told
             if state.global_step == state.max_steps:
@@ -173,7 +173,7 @@ def make_reporter(work: Path, rank: int) -> "TrainerCallback":
                 torch.distributed.barrier()
             if rank == 0:
                 saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-                (saved / COMPLETE).write_text(json.dumps({"step": state.global_step}))
+                (saved / COMPLETE).write_text(json.dumps({"step": state.global_step, "workers": workers}))
                 instrument("ecr_train_checkpoints", stage="sft").inc()
 
         def _export(self, logs: dict[str, float]) -> None:
