@@ -7,11 +7,13 @@ import random
 import re
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from ecr_ray.policy import sft_worker
 from tests.conftest import ROOT, turn, write_turns
 from tests.integration.slurm.local_slurm import DONE, until
 
@@ -56,6 +58,33 @@ def test_scoring_over_three_nodes_is_started_over_and_ends_with_every_row_once(b
     assert "could not be told" not in output
     ids = pq.read_table(out / "scores.parquet")["turn_id"].to_pylist()
     assert sorted(ids) == sorted(turn(n)["turn_id"] for n in range(4000))
+    bench.assert_clean()
+
+
+def test_fine_tuning_saves_when_told_that_time_is_up_and_goes_on(bench):
+    out, steps = bench.directory / "sft", 40
+    work, curve = out / ".work", out / ".work" / sft_worker.CURVE
+    # One worker a node, and no checkpoint but the one for which there is just time.
+    words = f"--output {out.name} --workers 2 --cpus-per-worker 3 --threads-per-worker 1 --zero-stage 2 --batch 4 "
+    words += f"--max-steps {steps} --eval-every 1000 --save-every 1000 --log-every 1"
+    env = {"ECR_CACHE_DIR": str(bench.directory / "cache")}
+    job = bench.submit(ROOT / "jobs/sft.py", *words.split(), nodes=2, env=env)
+
+    def begun():
+        return curve.exists() and len(curve.read_text().splitlines()) >= 3
+
+    until(lambda: begun() or bench.slurm.job(job)["JobState"] in DONE, 240, lambda: bench.output(job))
+    bench.slurm.command("scancel", "--batch", "--signal=USR1", job)
+    bench.wait_for(job, "SLURM is asked to start the job over", 90)
+    saved = int(sft_worker.latest_checkpoint(work).rpartition("-")[2])
+    assert 3 <= saved < steps
+    assert bench.finish(job, 300) == ("COMPLETED", 0), bench.output(job)
+    assert bench.slurm.job(job)["Restarts"] == "1"
+    rows = pq.read_table(out / "curve.parquet").to_pylist()
+    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(1, steps + 1))
+    # The clock of the curve starts anew with every start.
+    again = next(b["step"] for a, b in pairwise(rows) if b["seconds"] < a["seconds"])
+    assert again == saved + 1
     bench.assert_clean()
 
 
