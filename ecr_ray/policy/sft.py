@@ -275,7 +275,8 @@ def train(settings: SftConfig, tokenizer: Any, work: Path) -> None:
     data = json.loads((work / "data.json").read_text())
     steps = sft_report.total_steps(settings, data["train"]["rows"])
     before = sft_worker.latest_checkpoint(work)
-    with sft_report.Progress(work / sft_worker.CURVE, steps):
+    done = sft_worker.step_of(before) if before else 0
+    with sft_report.Progress(work / sft_worker.CURVE, steps, done):
         try:
             trainer.fit()
         except StoppedForLater:

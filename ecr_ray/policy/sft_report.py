@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from ecr_ray.config import SftConfig
+from ecr_ray.policy import sft_worker
 
 CURVE = pa.schema(
     [
@@ -37,14 +38,17 @@ def total_steps(settings: SftConfig, rows: int) -> int:
 class Progress:
     """A bar on the driver that follows the curve which the first worker writes."""
 
-    def __init__(self, curve: Path, steps: int) -> None:
+    def __init__(self, curve: Path, steps: int, done: int) -> None:
         from tqdm import tqdm
 
-        self._curve, self._read = curve, 0
+        # What is there already is of an earlier start.
+        self._curve, self._read = curve, curve.stat().st_size if curve.exists() else 0
         self._shown: dict[str, str] = {}
         self._stop = threading.Event()
         slow = not sys.stderr.isatty()
-        self._bar = tqdm(total=steps, desc="sft", unit="step", mininterval=10 if slow else 0.5, dynamic_ncols=True)
+        self._bar = tqdm(
+            total=steps, initial=done, desc="sft", unit="step", mininterval=10 if slow else 0.5, dynamic_ncols=True
+        )
         self._thread = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> "Progress":
@@ -108,7 +112,7 @@ def result(curve: pa.Table, done: dict[str, Any]) -> dict[str, Any]:
     best = min(valid) if valid else None
     return {
         "steps": done["steps"],
-        "kept_step": int(Path(done["checkpoint"]).name.rpartition("-")[2]),
+        "kept_step": sft_worker.step_of(done["checkpoint"]),
         "train_loss_first": train[0] if train else None,
         "train_loss_last": train[-1] if train else None,
         "valid_loss_first": valid[0] if valid else None,

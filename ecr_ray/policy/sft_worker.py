@@ -127,7 +127,12 @@ def arguments(
 def latest_checkpoint(work: Path) -> str | None:
     """The newest checkpoint that was written to its end."""
     found = [path.parent for path in (work / "checkpoints").glob(f"checkpoint-*/{COMPLETE}")]
-    return str(max(found, key=lambda path: int(path.name.rpartition("-")[2]))) if found else None
+    return max(map(str, found), key=step_of, default=None)
+
+
+def step_of(checkpoint: str) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.rpartition("-")[2])
 
 
 def make_reporter(work: Path, rank: int, workers: int) -> "TrainerCallback":

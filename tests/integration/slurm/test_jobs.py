@@ -76,7 +76,7 @@ def test_fine_tuning_saves_when_told_that_time_is_up_and_goes_on(bench):
     until(lambda: begun() or bench.slurm.job(job)["JobState"] in DONE, 240, lambda: bench.output(job))
     bench.slurm.command("scancel", "--batch", "--signal=USR1", job)
     bench.wait_for(job, "SLURM is asked to start the job over", 90)
-    saved = int(sft_worker.latest_checkpoint(work).rpartition("-")[2])
+    saved = sft_worker.step_of(sft_worker.latest_checkpoint(work))
     assert 3 <= saved < steps
     assert bench.finish(job, 300) == ("COMPLETED", 0), bench.output(job)
     assert bench.slurm.job(job)["Restarts"] == "1"
