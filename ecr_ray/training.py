@@ -1,6 +1,8 @@
 """What every training stage shares: Ray Train's settings, DeepSpeed's, and what they need of a worker's environment."""
 
 import os
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -44,6 +46,19 @@ def choose_device(asked: Literal["auto", "cpu", "gpu"], gpus: float) -> Device:
     if asked == "gpu" and not gpus:
         raise ConfigError("--device gpu, but the Ray cluster has no GPU: use --device cpu or another cluster")
     return ("gpu" if gpus else "cpu") if asked == "auto" else asked
+
+
+def check_compiler(device: Device, zero_stage: int) -> None:
+    """On a CPU DeepSpeed compiles a small operation of its own at its first start.
+
+    Raises:
+        ConfigError: there is nothing here to compile it with.
+    """
+    if device == "cpu" and zero_stage and not (shutil.which("c++") or shutil.which("g++")):
+        raise ConfigError(
+            "DeepSpeed needs a C++ compiler on machines without GPU, and there is none: install g++, or train without "
+            "DeepSpeed by --zero-stage 0"
+        )
 
 
 def scaling(workers: int, device: Device, cpus: float) -> "ScalingConfig":
@@ -95,6 +110,8 @@ def prepare_worker(device: Device, threads: int) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     if device == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
+        # DeepSpeed compiles its shared-memory operation once, with the ninja that stands beside this Python.
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         import torch
 
         torch.set_num_threads(threads)

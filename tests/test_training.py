@@ -29,3 +29,11 @@ def test_deepspeed_takes_the_settings(stage):
     read = DeepSpeedConfig(settings | fixed)
     assert read.zero_config.stage == stage
     assert read.zero_config.gather_16bit_weights_on_model_save == (stage == 3)
+
+
+def test_without_a_compiler_deepspeed_is_refused_on_cpus(monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(ConfigError, match="--zero-stage 0"):
+        training.check_compiler("cpu", 1)
+    training.check_compiler("cpu", 0)
+    training.check_compiler("gpu", 2)
