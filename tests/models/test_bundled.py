@@ -1,0 +1,84 @@
+"""The trained models in the package: small, safe, loadable, and with cards that say what was measured."""
+
+import json
+
+import pytest
+
+from ecr_ray import storage
+from ecr_ray.models import cards, recipe, tiny
+from ecr_ray.models.measure import RECORD
+
+BUNDLED = [name for name in tiny.BUNDLED if (tiny.HERE / name).is_dir()]
+
+
+def test_together_they_are_small_enough_for_git():
+    size = sum(path.stat().st_size for name in BUNDLED for path in (tiny.HERE / name).rglob("*") if path.is_file())
+    assert size <= 40e6
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_it_is_safetensors_of_sixteen_bits_with_the_common_tokenizer(name):
+    from safetensors import safe_open
+
+    directory = tiny.HERE / name
+    assert not [path for path in directory.iterdir() if path.suffix in {".bin", ".pt", ".pth"}]
+    with safe_open(directory / "model.safetensors", "pt") as weights:
+        assert {str(weights.get_tensor(key).dtype) for key in weights.keys()} == {"torch.float16"}  # noqa: SIM118
+    # The vocabulary and merges; beside them stands the padding that the trainer uses.
+    own, common = (json.loads((d / "tokenizer.json").read_text())["model"] for d in (directory, tiny.TOKENIZER))
+    assert own == common
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_transformers_loads_it_whole_by_its_name(name):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where = tiny.resolve_model(name)
+    model, info = AutoModelForCausalLM.from_pretrained(where, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert model.config.pad_token_id != model.config.eos_token_id
+    assert AutoTokenizer.from_pretrained(where).chat_template == tiny.CHAT_TEMPLATE
+    assert not tiny.is_untrained(where)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_its_card_says_what_its_records_say(name):
+    directory = tiny.HERE / name
+    assert (directory / "README.md").read_text(encoding="utf-8") == cards.card(name, directory)
+    measured = json.loads((directory / RECORD).read_text())
+    assert measured["weights"] == storage.digest(directory / "model.safetensors")["sha256"]
+    run = json.loads((directory / "run.json").read_text())
+    assert run["stage"] == "sft" and run["config"]["save_dtype"] == "float16"
+
+
+@pytest.mark.skipif("ecr-tiny-chat" not in BUNDLED, reason="the chat model is not in the package")
+def test_the_chat_model_answers_a_greeting_and_stops():
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ecr_ray import prompts
+
+    where = tiny.resolve_model("ecr-tiny-chat")
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(where),
+        AutoModelForCausalLM.from_pretrained(where, dtype="float32"),
+    )
+    chat = prompts.policy_messages([{"role": "seeker", "text": "Hi! I am looking for a good comedy."}])
+    ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)["input_ids"]
+    with torch.inference_mode():
+        answer = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=80, do_sample=False)[
+            0, ids.shape[1] :
+        ]
+    assert answer[-1] == tokenizer.eos_token_id
+    assert len(tokenizer.decode(answer, skip_special_tokens=True).split()) >= 2
+
+
+@pytest.mark.parametrize("model", list(recipe.STEPS))
+def test_the_recipes_commands_are_commands_of_the_job(model):
+    from ecr_ray.config import SftConfig, load
+
+    for words in recipe.commands(model):
+        assert words[0] == "jobs/sft.py"
+        settings = load(SftConfig, "sft", words[1:])
+        assert settings.profile == "tiny" and settings.save_every % settings.eval_every == 0
+    assert settings.save_dtype == "float16"
