@@ -7,14 +7,22 @@ while the head starts, not after. The arguments come as one line of JSON: {"argu
 import json
 import os
 import sys
+from collections.abc import Callable
 
-# Ray's command line would load Serve's as well, and pandas with it: half of the time, and `ray start` needs neither.
-# A None here has the import fail, which Ray allows for.
-sys.modules["ray.serve.scripts"] = None
 
-from ray.scripts.scripts import main  # noqa: E402
+def load() -> Callable[[], None]:
+    """Ray's command line."""
+    # It would load Serve's as well, and pandas with it: half of the time, and `ray start` needs neither. A None here
+    # has that import fail, which Ray allows for.
+    sys.modules["ray.serve.scripts"] = None
+    from ray.scripts.scripts import main
 
-if __name__ == "__main__":
+    return main
+
+
+def run() -> None:
+    """Load, wait for the arguments, go."""
+    main = load()
     line = sys.stdin.readline()
     if not line:
         # The agent is gone, or ends before anything was started.
@@ -25,3 +33,7 @@ if __name__ == "__main__":
     os.environ.update(given["env"])
     sys.argv = ["ray", *given["arguments"]]
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -24,6 +24,9 @@ def test_ends_with_the_agent_that_has_nothing_to_start():
 
 
 def test_loads_neither_serve_nor_pandas():
-    program = "import ecr_ray.cluster.ray_start, sys; print('ray.serve' in sys.modules, 'pandas' in sys.modules)"
+    program = (
+        "import sys; from ecr_ray.cluster import ray_start; ray_start.load(); "
+        "print('ray.serve' in sys.modules, 'pandas' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == ["False", "False"]
