@@ -98,7 +98,7 @@ def _plain(settings: SftConfig, work: Path) -> None:
 
     without = dataclasses.replace(settings, zero_stage=0)
     trainer = SFTTrainer(
-        model=sft_worker.load_model(tiny.resolve_model(settings.base), settings),
+        model=sft_worker.load_model(tiny.resolve_model(settings.base), settings, None),
         args=sft_worker.arguments(without, work, "cpu", 1, has_valid=False),
         train_dataset=Dataset.from_parquet(str(work / "train.parquet"), cache_dir=str(work / "cache")),
         processing_class=sft.check(settings),

@@ -53,13 +53,13 @@ def cache_dir() -> Path:
 def resolve_model(name: str) -> str:
     """A model's name as a profile gives it → what `from_pretrained` and vLLM take.
 
-    `tiny:SEED` is built on first use and cached, a bundled model is found in the package; anything else (a
-    directory, a hub id) is passed on.
+    `tiny:SEED` is built on first use and cached, a bundled model is found in the package, a directory is named in
+    full, for processes that work elsewhere; anything else (a hub id) is passed on.
     """
     if name in BUNDLED:
         return str(HERE / name)
     if not name.startswith("tiny:"):
-        return name
+        return str(Path(name).resolve()) if Path(name).is_dir() else name
     seed = name.removeprefix("tiny:")
     if not seed.isdigit():
         raise ValueError(f"model {name!r}: the tiny model is named 'tiny:SEED' with a whole number, e.g. tiny:0")

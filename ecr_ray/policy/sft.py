@@ -264,6 +264,7 @@ def train(settings: SftConfig, tokenizer: Any, work: Path) -> None:
             "settings": asdict(settings),
             "work": str(work),
             "model": tiny.resolve_model(settings.base),
+            "adapter": storage.absolute(settings.adapter) if settings.adapter else None,
             "tokenizer": tokenizer,
             "device": device,
             "threads": threads,

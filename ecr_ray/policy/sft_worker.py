@@ -20,7 +20,7 @@ _NO_LIMIT = -1
 
 
 def train(job: Mapping[str, Any]) -> None:
-    """The training function: `settings`, `work` (directory that all nodes share), `model`, `device`, `threads`."""
+    """The training function: `settings`, `work` (directory that all nodes share), `model`, `adapter`, `device`, `threads`."""
     settings = SftConfig(**job["settings"])
     training.prepare_worker(job["device"], job["threads"])
     import ray.train
@@ -35,7 +35,7 @@ def train(job: Mapping[str, Any]) -> None:
     valid = work / "valid.parquet"
     cache = str(Path(job["cache"]))
     trainer = SFTTrainer(
-        model=load_model(job["model"], settings),
+        model=load_model(job["model"], settings, job["adapter"]),
         args=arguments(settings, work, job["device"], workers, has_valid=valid.exists()),
         train_dataset=Dataset.from_parquet(str(work / "train.parquet"), cache_dir=cache),
         eval_dataset=Dataset.from_parquet(str(valid), cache_dir=cache) if valid.exists() else None,
@@ -49,8 +49,8 @@ def train(job: Mapping[str, Any]) -> None:
         (work / "done.json").write_text(json.dumps(done))
 
 
-def load_model(model: str, settings: SftConfig) -> Any:
-    """The base model, with the adapter that is to be trained where the method is LoRA."""
+def load_model(model: str, settings: SftConfig, adapter: str | None) -> Any:
+    """The base model, with the adapter that is to be trained where the method is LoRA: a new one, or this one."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -61,8 +61,8 @@ def load_model(model: str, settings: SftConfig) -> Any:
         return loaded
     import peft
 
-    if settings.adapter:
-        return peft.PeftModel.from_pretrained(loaded, settings.adapter, is_trainable=True)
+    if adapter:
+        return peft.PeftModel.from_pretrained(loaded, adapter, is_trainable=True)
     return peft.get_peft_model(
         loaded,
         peft.LoraConfig(

@@ -66,6 +66,12 @@ def test_it_says_that_it_is_untrained(directory, tmp_path):
     assert not tiny.is_untrained(str(tmp_path))
 
 
+def test_a_directory_is_named_in_full(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert tiny.resolve_model("mine") == str(tmp_path / "mine")
+
+
 def test_a_wrong_name_says_what_a_right_one_looks_like():
     with pytest.raises(ValueError, match="tiny:0"):
         tiny.resolve_model("tiny:large")
