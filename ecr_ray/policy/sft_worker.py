@@ -20,7 +20,12 @@ _NO_LIMIT = -1
 
 
 def train(job: Mapping[str, Any]) -> None:
-    """The training function: `settings`, `work` (directory that all nodes share), `model`, `adapter`, `device`, `threads`."""
+    """The training function.
+
+    Args:
+        job: `settings`, `work` (a directory that all nodes share), `model` and `adapter` (directories), `tokenizer`,
+            `device`, `threads`, `cache`.
+    """
     settings = SftConfig(**job["settings"])
     training.prepare_worker(job["device"], job["threads"])
     import ray.train
