@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ecr_ray import prompts
 from ecr_ray.models import recipe, tiny
 from ecr_ray.models.measure import RECORD
 
@@ -93,6 +94,8 @@ def _measured(record: Mapping[str, Any]) -> str:
 def _cell(row: Mapping[str, Any] | None) -> str:
     if row is None or row["value"] is None:
         return "–"
+    if row["low"] is None:
+        return f"{row['value']:.3g}"
     return f"{row['value']:.3g} ({row['low']:.3g}–{row['high']:.3g})"
 
 
@@ -104,7 +107,7 @@ def _labels(labels: Mapping[str, Sequence[Any]]) -> str:
 
 def _samples(record: Mapping[str, Any]) -> str:
     said = [
-        f"> **seeker** {' '.join(sample['seeker'].split())}\n> **reply** {' '.join(sample['reply'].split())}"
+        f"> **seeker** {_one_line(sample['seeker'])}\n> **reply** {_one_line(sample['reply'])}"
         for sample in record["samples"]
     ]
     how = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in record["decoding"].items())
@@ -112,6 +115,10 @@ def _samples(record: Mapping[str, Any]) -> str:
         f"To turns of ReDial's test split, drawn by seed; shown is the seeker's last message only. {how}.\n\n"
         + "\n\n".join(text.replace("\n>", "  \n>") for text in said)
     )
+
+
+def _one_line(text: str) -> str:
+    return "(the recommender speaks first)" if text == prompts.SEEKER_JOINS else " ".join(text.split())
 
 
 if __name__ == "__main__":

@@ -176,7 +176,9 @@ def reply_rows(replies: Sequence[Reply], titles: "Titles", model: str, seed: int
 
     rows = []
     for n in (1, 2):
-        rows.append(row(f"distinct-{n}, corpus", lambda picked, n=n: distinct(texts[picked], n)))
+        # No interval: a resample holds texts twice, and so fewer different n-grams.
+        corpus = {"value": round(distinct(texts, n), 4), "low": None, "high": None}
+        rows.append(row(f"distinct-{n}, corpus", lambda picked: 0.0) | corpus)
         each = np.array([distinct([text], n) for text in texts])
         rows.append(row(f"distinct-{n}, mean per reply", lambda picked, each=each: float(np.nanmean(each[picked]))))
     rows.append(row("ends by itself, share", lambda picked: float(ended[picked].mean())))
@@ -184,7 +186,7 @@ def reply_rows(replies: Sequence[Reply], titles: "Titles", model: str, seed: int
     rows.append(
         row(
             "named titles that exist, share",
-            lambda picked: float(real_n[picked].sum() / max(1, all_n[picked].sum())),
+            lambda picked: float(real_n[picked].sum() / all_n[picked].sum()) if all_n[picked].any() else math.nan,
         )
         | {"titles": int(all_n.sum())}
     )
