@@ -6,6 +6,7 @@ commands without running them. What a run leaves in runs/models is picked up aga
 
 import argparse
 import itertools
+import os
 import shlex
 import shutil
 import subprocess
@@ -66,11 +67,14 @@ def train(model: str) -> None:
 
 def bundle(model: str, runs: Path, target: Path) -> None:
     """Put the last step's model and every step's run record into the package."""
-    *before, last = STEPS[model]
+    last = list(STEPS[model])[-1]
     shutil.copytree(runs / last / "model", target, dirs_exist_ok=True)
-    shutil.copy(runs / last / "run.json", target / "run.json")
-    for step in before:
-        shutil.copy(runs / step / "run.json", target / f"run-{step}.json")
+    for step in STEPS[model]:
+        text = (runs / step / "run.json").read_text()
+        # Where the files lay on the machine that trained it says nothing to others.
+        for place, name in ((os.environ["ECR_DATA_DIR"], "$ECR_DATA_DIR"), (str(Path.cwd()), ".")):
+            text = text.replace(place, name)
+        (target / ("run.json" if step == last else f"run-{step}.json")).write_text(text)
     if model == "judge":
         judging.write_marker(target)
     print(f"result: {target}")

@@ -112,6 +112,8 @@ def save_model(checkpoint: Path, target: Path, dtype: str, base: str | None = No
         with safe_open(file, "pt") as weights:
             tensors = {name: weights.get_tensor(name).to(getattr(torch, dtype)) for name in weights.keys()}  # noqa: SIM118
             save_file(tensors, staging / file.name, metadata={"format": "pt"})
+            # Others load it, too.
+            (staging / file.name).chmod(0o644)
     _rewrite(staging / "config.json", {"dtype": dtype})
     _rewrite(staging / ADAPTER_CONFIG, {"base_model_name_or_path": base})
     staging.rename(target)
