@@ -112,8 +112,8 @@ def _samples(record: Mapping[str, Any]) -> str:
     ]
     how = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in record["decoding"].items())
     return (
-        f"To turns of ReDial's test split, drawn by seed; shown is the seeker's last message only. {how}.\n\n"
-        + "\n\n".join(text.replace("\n>", "  \n>") for text in said)
+        "To turns of the embedded sample's test dialogues, drawn by seed; shown is the seeker's last message only. "
+        f"{how}.\n\n" + "\n\n".join(text.replace("\n>", "  \n>") for text in said)
     )
 
 

@@ -246,27 +246,30 @@ def measure(directory: Path, seed: int) -> dict[str, Any]:
     titles = redial_titles()
     asked = prompts_of(examples, REPLIES, seed)
     rows: list[dict[str, Any]] = []
-    replies: list[Reply] = []
+    shown: list[dict[str, str]] = []
     for name, path in (("ecr-tiny-chat", directory), ("untrained twin", Path(tiny.resolve_model("tiny:0")))):
         model = AutoModelForCausalLM.from_pretrained(path, dtype="float32").eval()
         rows += _loss(model_loss(model, conversations, tokenizer.pad_token_id), bytes_D).rows(name, seed)
-        found = generate(model, tokenizer, asked, seed)
-        rows += reply_rows(found, titles, name, seed)
-        replies = replies or found
+        rows += reply_rows(generate(model, tokenizer, asked, seed), titles, name, seed)
+        shown = shown or samples(model, tokenizer, seed)
     people = [Reply(dialogue_id, tuple(chat), answer, True) for dialogue_id, chat, answer in asked]
     rows += [row for row in reply_rows(people, titles, "people", seed) if "ends" not in row["measure"]]
     lm = ngram.estimate(row["input_ids"] for row in train_rows(tokenizer))
     rows += _loss(ngram_loss(lm, conversations), bytes_D).rows("Kneser-Ney 5-gram", seed)
-    shown = np.random.default_rng(seed).permutation(len(replies))[:SAMPLES]
-    samples = [
-        {"dialogue_id": replies[n].dialogue_id, "seeker": replies[n].prompt[-1]["content"], "reply": replies[n].text}
-        for n in sorted(shown)
-    ]
     return {
         "rows": rows,
-        "samples": samples,
+        "samples": shown,
         "decoding": {"temperature": TEMPERATURE, "top_p": TOP_P, "max_new_tokens": REPLY_TOKENS},
     }
+
+
+def samples(model: Any, tokenizer: Any, seed: int) -> list[dict[str, str]]:
+    """Replies to turns of the embedded sample's test dialogues, as they come: no text of ReDial's stands in a card."""
+    system_role = prompts.accepts_system_role(tokenizer)
+    rows = (row for row in read("sample") if isinstance(row, reading.Row) and row.value["split"] == "test")
+    examples = list(recipes.dialogue_examples(rows, system_role=system_role, valid_share=0, split="valid"))
+    replies = generate(model, tokenizer, prompts_of(examples, SAMPLES, seed), seed)
+    return [{"seeker": reply.prompt[-1]["content"], "reply": reply.text} for reply in replies]
 
 
 def train_rows(tokenizer: Any) -> Iterator[dict[str, list[int]]]:
