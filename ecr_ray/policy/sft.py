@@ -133,6 +133,8 @@ def _digests(settings: SftConfig) -> list[dict[str, Any]]:
         files += [file for location in _inputs(settings) for file in reading.find(location).files]
     if "ecr" in settings.recipes:
         files.append(reviews.find(settings.reviews))
+        # `sample` and `redial` are no files of the user's.
+        files += [settings.knowledge] if Path(settings.knowledge).is_file() else []
     if "judge" in settings.recipes:
         files += map(str, ratings.paths())
     return [storage.digest(file) for file in files]
