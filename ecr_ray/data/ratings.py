@@ -1,7 +1,8 @@
 """What people said of ReDial's responses: USS (Sun et al., SIGIR 2021) and ABA-ReDial (Siro et al., SIGIR 2022).
 
 USS: after every recommender turn three or four people rate how satisfied the seeker is, 1 to 5. ABA-ReDial: of up to
-three turns a dialogue, relevance, interestingness and overall, 1 to 5, by three or more people.
+three turns a dialogue, relevance, interestingness and overall, by three or more people. Its release does not say the scales;
+SCALES has what its values span.
 """
 
 import csv
@@ -16,7 +17,8 @@ from ecr_ray.data.reading import InputError
 from ecr_ray.data.redial import clean_name, merge_speakers
 
 ASPECTS = ("satisfaction", "relevance", "interestingness", "overall")
-LOWEST, HIGHEST = 1, 5
+# Aspect → lowest and highest value.
+SCALES = {"satisfaction": (1, 5), "relevance": (0, 4), "interestingness": (1, 3), "overall": (1, 5)}
 _QUOTED_TITLE = re.compile(r'"([^"]{1,90}\(\d{4}\))"')
 _ROLES = {"USER": "seeker", "SYSTEM": "recommender"}
 
@@ -105,9 +107,10 @@ def read_ab(path: Path) -> Iterator[Rated]:
         yield rated
 
 
-def scaled(rating: float) -> float:
-    """1 to 5 → 0 to 1."""
-    return (rating - LOWEST) / (HIGHEST - LOWEST)
+def scaled(aspect: str, rating: float) -> float:
+    """A rating on its own scale → 0 to 1."""
+    low, high = SCALES[aspect]
+    return (rating - low) / (high - low)
 
 
 def _message(role: str, text: str) -> dict:

@@ -22,8 +22,6 @@ from ecr_ray.models.measuring import interval
 from ecr_ray.policy import judging
 from ecr_ray.scoring.agreement import spearman
 
-# On the people's scale from 1 to 5, three is neither.
-SATISFIED = 3.0
 _ROOT = Path(__file__).parents[2]
 
 
@@ -68,6 +66,8 @@ def score(turns: Sequence[Rated], model: str) -> np.ndarray:
 def _rows(aspect: str, turns: Sequence[Rated], scores: dict[str, np.ndarray], seed: int) -> list[dict[str, Any]]:
     """Spearman and AUC against the mean of people's ratings, for the judges and for what is trivial."""
     people = np.array([np.mean(turn.ratings[aspect]) for turn in turns])
+    # Of a scale from 1 to 5, three is neither: whoever is above it is satisfied.
+    middle = sum(ratings.SCALES[aspect]) / 2
     groups = np.array([turn.dialogue_id for turn in turns])
     # One of them at random against the mean of the others: no judge can be asked for more.
     rng = np.random.default_rng(seed)
@@ -87,9 +87,9 @@ def _rows(aspect: str, turns: Sequence[Rated], scores: dict[str, np.ndarray], se
 
     for model, predicted in predictors.items():
         add(model, "Spearman", lambda picked, p=predicted: spearman(np.column_stack([p[picked], people[picked]])))
-        add(model, "AUC", lambda picked, p=predicted: auc(p[picked], people[picked] > SATISFIED))
+        add(model, "AUC", lambda picked, p=predicted: auc(p[picked], people[picked] > middle))
     add("one person against the others", "Spearman", lambda picked: spearman(np.column_stack([one, others])[picked]))
-    add("one person against the others", "AUC", lambda picked: auc(one[picked], others[picked] > SATISFIED))
+    add("one person against the others", "AUC", lambda picked: auc(one[picked], others[picked] > middle))
     return rows
 
 

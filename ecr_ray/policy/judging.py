@@ -59,6 +59,7 @@ def examples(rated: Iterable[Rated], seed: int, valid_share: float) -> Iterator[
 
 def views(turn: Rated) -> list[dict[str, float]]:
     """What each of its raters says on every aspect, 0 to 1."""
+    # Both are of the turn as a whole, on the same scale.
     satisfied = turn.ratings.get("satisfaction") or turn.ratings.get("overall") or []
     relevance, interest = turn.ratings.get("relevance", []), turn.ratings.get("interestingness", [])
     named = bool(_TITLE.search(turn.response))
@@ -66,13 +67,13 @@ def views(turn: Rated) -> list[dict[str, float]]:
     for said, relevant, interesting in zip_longest(satisfied, relevance, interest):
         if said is None:
             continue
-        about = scaled(said)
+        about = scaled("satisfaction", said)
         found.append(
             {
                 "empathy": about,
                 "informativeness": information(turn.response),
-                "recommendation": scaled(relevant) if relevant is not None else about * named,
-                "engagement": scaled(interesting) if interesting is not None else about,
+                "recommendation": scaled("relevance", relevant) if relevant is not None else about * named,
+                "engagement": scaled("interestingness", interesting) if interesting is not None else about,
             }
         )
     return found

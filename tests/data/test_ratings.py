@@ -54,8 +54,10 @@ def test_ab_gathers_the_raters_of_a_turn(tmp_path):
     assert rated.ratings == {"relevance": [4.0, 3.0], "interestingness": [2.0], "overall": [5.0, 4.0]}
 
 
-def test_scaled():
-    assert [ratings.scaled(r) for r in (1, 3, 5)] == [0, 0.5, 1]
+def test_every_aspect_has_its_own_scale():
+    assert [ratings.scaled("satisfaction", r) for r in (1, 3, 5)] == [0, 0.5, 1]
+    assert [ratings.scaled("relevance", r) for r in (0, 2, 4)] == [0, 0.5, 1]
+    assert [ratings.scaled("interestingness", r) for r in (1, 2, 3)] == [0, 0.5, 1]
 
 
 def test_the_real_files():
@@ -65,4 +67,6 @@ def test_the_real_files():
     assert len({rated.dialogue_id for rated in found}) == 1195
     assert sum("satisfaction" in rated.ratings for rated in found) > 6500
     assert sum(len(rated.ratings.get("overall", [])) >= 3 for rated in found) > 550
-    assert all(1 <= value <= 5 for rated in found for values in rated.ratings.values() for value in values)
+    for aspect in ratings.ASPECTS:
+        values = [value for rated in found for value in rated.ratings.get(aspect, [])]
+        assert (min(values), max(values)) == ratings.SCALES[aspect]

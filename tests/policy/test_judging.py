@@ -37,7 +37,7 @@ def test_what_each_aspect_is_learnt_from():
     assert view == {"empathy": 0.75, "informativeness": 0.25, "recommendation": 0.75, "engagement": 0.75}
     (view,) = judging.views(turn("Hello!", satisfaction=[4.0]))
     assert view == {"empathy": 0.75, "informativeness": 0.0, "recommendation": 0.0, "engagement": 0.75}
-    (view,) = judging.views(turn("Hello!", overall=[3.0], relevance=[5.0], interestingness=[1.0]))
+    (view,) = judging.views(turn("Hello!", overall=[3.0], relevance=[4.0], interestingness=[1.0]))
     assert view == {"empathy": 0.5, "informativeness": 0.0, "recommendation": 1.0, "engagement": 0.0}
 
 
