@@ -1,8 +1,8 @@
 """What people said of ReDial's responses: USS (Sun et al., SIGIR 2021) and ABA-ReDial (Siro et al., SIGIR 2022).
 
 USS: after every recommender turn three or four people rate how satisfied the seeker is, 1 to 5. ABA-ReDial: of up to
-three turns a dialogue, relevance, interestingness and overall, by three or more people. Its release does not say the scales;
-SCALES has what its values span.
+three turns a dialogue, relevance, interestingness and overall, by three or more people. Its release does not say the
+scales; SCALES has what its values span.
 """
 
 import csv
