@@ -49,7 +49,12 @@ def prometheus(cluster, tmp_path_factory):
     port = free_port()
     directory = tmp_path_factory.mktemp("watch")
     command = [sys.executable, "-m", "ecr_ray.cluster.watch", "--directory", directory, "--interval-s", "1"]
-    process = subprocess.Popen([*map(str, command), "--prometheus-port", str(port)], cwd=ROOT)
+    process = subprocess.Popen(
+        [*map(str, command), "--prometheus-port", str(port)],
+        cwd=ROOT,
+        # A test run in the background has Ctrl-C ignored, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     found = Prometheus(port)
     deadline = time.monotonic() + 60
     while True:
