@@ -115,7 +115,7 @@ def _windows(
         if len(row[0]) > max_length:
             start, end, row = _widest(system, turns, todo, encode, max_length)
         if row is None:
-            left_out["answers longer than that"] += 1
+            left_out["answers longer than --max-length"] += 1
             todo = todo[1:]
             continue
         ids, mask = row
