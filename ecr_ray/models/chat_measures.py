@@ -178,7 +178,8 @@ def reply_rows(replies: Sequence[Reply], titles: "Titles", model: str, seed: int
     for n in (1, 2):
         # No interval: a resample holds texts twice, and so fewer different n-grams.
         corpus = {"value": round(distinct(texts, n), 4), "low": None, "high": None}
-        rows.append(row(f"distinct-{n}, corpus", lambda picked: 0.0) | corpus)
+        size = {"n": len(texts), "dialogues": len(set(groups.tolist()))}
+        rows.append({"measure": f"distinct-{n}, corpus", "model": model, **corpus, **size})
         each = np.array([distinct([text], n) for text in texts])
         rows.append(row(f"distinct-{n}, mean per reply", lambda picked, each=each: float(np.nanmean(each[picked]))))
     rows.append(row("ends by itself, share", lambda picked: float(ended[picked].mean())))

@@ -1,16 +1,15 @@
 """What fine-tuning shows: a progress bar while it runs, the loss curve and a page when it is done."""
 
-import io
 import json
 import math
 import sys
 import threading
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from ecr_ray import pages
 from ecr_ray.config import SftConfig
 from ecr_ray.policy import sft_worker
 
@@ -123,23 +122,17 @@ def result(curve: pa.Table, done: dict[str, Any]) -> dict[str, Any]:
 
 def page(run: dict[str, Any], curve: pa.Table) -> str:
     """One self-contained HTML page about the run."""
-    import jinja2
-
-    template = (resources.files("ecr_ray.policy") / "sft_report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["num"] = lambda v: "–" if v is None else f"{v:,.3f}" if isinstance(v, float) else f"{v:,}"
     settings = json.dumps(run["config"], indent=2)
-    return environment.from_string(template).render(run=run, plot=_plot(curve), settings=settings)
+    return pages.render("ecr_ray.policy", "sft_report.html", _number, run=run, plot=_plot(curve), settings=settings)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
 
 
 def _plot(curve: pa.Table) -> str:
     """Loss by step, training and held out, as inline SVG."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(8, 3.2))
+    figure, axis = pages.figure(figsize=(8, 3.2))
     rows = curve.to_pylist()
     for split, style in (("train", "-"), ("valid", "o-")):
         points = [(row["step"], row["loss"]) for row in rows if row["split"] == split]
@@ -149,9 +142,4 @@ def _plot(curve: pa.Table) -> str:
     axis.set_ylabel("loss, nats a token")
     axis.grid(alpha=0.3)
     axis.legend()
-    figure.tight_layout()
-    drawn = io.StringIO()
-    figure.savefig(drawn, format="svg")
-    plt.close(figure)
-    svg = drawn.getvalue()
-    return svg[svg.index("<svg") :]
+    return pages.svg(figure)

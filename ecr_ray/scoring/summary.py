@@ -1,13 +1,13 @@
 """One self-contained HTML page about a scoring run: histograms, agreement, failures, settings."""
 
-import io
 import json
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from ecr_ray import pages
 
 
 def page(run: dict[str, Any], tables: dict[str, pa.Table], aspects: Sequence[str]) -> str:
@@ -18,12 +18,10 @@ def page(run: dict[str, Any], tables: dict[str, pa.Table], aspects: Sequence[str
         tables: score tables by judge.
         aspects: the rubric's aspects.
     """
-    import jinja2
-
-    template = (resources.files("ecr_ray.scoring") / "summary.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["num"] = lambda v: "–" if v is None else f"{v:.3f}"
-    return environment.from_string(template).render(
+    return pages.render(
+        "ecr_ray.scoring",
+        "summary.html",
+        lambda v: "–" if v is None else f"{v:.3f}",
         run=run,
         judges=list(tables),
         aspects=[*aspects, "overall"],
@@ -46,13 +44,8 @@ def _means(table: pa.Table, aspects: Sequence[str]) -> dict[str, dict[str, float
 
 def _histograms(tables: dict[str, pa.Table], aspects: Sequence[str]) -> str:
     """One small histogram an aspect, judges overlaid, as inline SVG."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot as plt
-
     columns = [*aspects, "overall"]
-    figure, axes = plt.subplots(1, len(columns), figsize=(2.4 * len(columns), 2.2), sharey=True, squeeze=False)
+    figure, axes = pages.figure(1, len(columns), figsize=(2.4 * len(columns), 2.2), sharey=True, squeeze=False)
     for axis, column in zip(axes[0], columns, strict=True):
         for name, table in tables.items():
             values = table[column].drop_null().to_numpy()
@@ -62,9 +55,4 @@ def _histograms(tables: dict[str, pa.Table], aspects: Sequence[str]) -> str:
         axis.tick_params(labelsize=7)
     axes[0][0].set_ylabel("turns", fontsize=8)
     axes[0][-1].legend(fontsize=7)
-    figure.tight_layout()
-    drawn = io.StringIO()
-    figure.savefig(drawn, format="svg")
-    plt.close(figure)
-    svg = drawn.getvalue()
-    return svg[svg.index("<svg") :]
+    return pages.svg(figure)
