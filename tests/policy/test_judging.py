@@ -5,6 +5,7 @@ import random
 import pytest
 
 from ecr_ray.data.ratings import Rated
+from ecr_ray.models import tiny
 from ecr_ray.policy import judging
 
 
@@ -67,3 +68,13 @@ def test_a_fifth_of_the_dialogues_is_never_learnt_from():
     assert len(found) / 1000 == pytest.approx(1 - judging.HELD_OUT, abs=0.04)
     assert not [e for e in found if judging.is_held_out(e.id.split(":")[0])]
     assert sum(e.split == "valid" for e in found) / len(found) == pytest.approx(0.1, abs=0.03)
+
+
+def test_a_judges_directory_says_what_it_learnt(tmp_path):
+    judging.write_marker(tmp_path)
+    assert not tiny.is_untrained(str(tmp_path))
+    labels = tiny.judge_labels(str(tmp_path), "ecr-ma")
+    assert list(labels) == list(judging.RUBRIC.aspects)
+    assert labels["empathy"].startswith("proxy: satisfaction")
+    assert set(tiny.judge_labels(str(tmp_path), "ecr").values()) == {"not learnt"}
+    assert tiny.judge_labels(tiny.resolve_model("tiny:0"), "ecr-ma") is None
