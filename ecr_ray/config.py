@@ -69,7 +69,7 @@ class ScoreConfig:
     turns as .jsonl, .parquet, ReDial's released .zip, or a directory of these."""
     output: str = "runs/score"
     """Directory (or URI) of the artifact: scores, targets, failures, agreement, summary.html, run.json."""
-    judges: tuple[str, ...] = ("tiny-a",)
+    judges: tuple[str, ...] = ("ecr-tiny-judge",)
     """Names of judges; see --list-judges."""
     rubric: Literal["ecr-ma", "ecr"] = "ecr-ma"
     """ecr-ma: empathy, informativeness, recommendation, engagement. ecr: emotional intensity and
@@ -204,6 +204,105 @@ class SftConfig:
     seed: int = 0
     max_message_chars: int = 20_000
     """A dialogue with a longer message is put into quarantine."""
+    overwrite: bool = False
+    """Replace an artifact that was made with other settings."""
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """Train a critic: an encoder with a head an aspect that foresees what judges, and seekers, say of a reply.
+
+    Ray Train workers under DeepSpeed ZeRO, their rows streamed by Ray Data. Run it again after any crash with the same
+    arguments, with as many workers as you like: it goes on from its last checkpoint.
+    Exit code 0: done; 1: cannot run as asked; 3: done, but some turns could not be used.
+    """
+
+    profile: str = "tiny"
+    """Set of defaults: tiny (laptop, bundled models), node (one GPU host), cluster, or a path to a .toml."""
+    config: str | None = None
+    """A .toml file whose [critic] table overrides the profile; the best.toml of a search is one."""
+    learn: Literal["scores", "reactions"] = "scores"
+    """scores: a critic. reactions: a reaction reader, which learns from people's ratings below ECR_DATA_DIR how content
+    a seeker is, from the turn and what the seeker said next; a critic's hindsight comes from it."""
+    targets: tuple[str, ...] = ("runs/score",)
+    """Artifacts of jobs/score.py, one or more, all of one rubric; splits are theirs."""
+    reader: str = "none"
+    """Hindsight: a reaction reader that labels every turn which has a next one, by name or directory; none: no
+    hindsight."""
+    hindsight_share: float = 0.5
+    """How much hindsight counts in `overall` beside the judges' score, where both are known."""
+    people: Literal["auto", "yes", "no"] = "auto"
+    """Put people's own ratings (below ECR_DATA_DIR) in place of the reader's, and measure on dialogues kept for that;
+    auto: if they are there."""
+    output: str = "runs/critic"
+    """Directory of the artifact, shared by all nodes: model/, targets.parquet, predictions.parquet, curve.parquet,
+    summary.html, plots/, run.json."""
+    encoder: str = "minilm"
+    """`minilm` (comes as a package), a directory, or a hub id of a Hugging Face encoder."""
+    pooling: Literal["mean", "cls"] = "mean"
+    head_hidden: int = 0
+    """Units of a layer between the encoder and the outputs; 0: none."""
+    dropout: float = 0.1
+    max_length: int = 128
+    """Tokens that the encoder reads: the response whole, and as much of the dialogue before it as fits."""
+    train_layers: int | None = None
+    """Train only the encoder's last layers, so many; by default all."""
+    train_embeddings: bool = True
+    loss: Literal["beta-nll", "mse"] = "beta-nll"
+    """beta-nll: a row's own doubt weighs its error; mse: every error counts alike."""
+    pairwise_weight: float = 0.0
+    """Adds a ranking loss: of two rows the better should score higher."""
+    pairwise_margin: float = 0.05
+    """Targets closer than this are not a pair."""
+    judge_noise: float = 0.15
+    """Standard deviation of one judge's score that is assumed; targets count by the judges that spoke and how far they
+    were apart."""
+    overall_weight: float = 2.0
+    """How much the head `overall` counts in the loss; every aspect counts 1."""
+    hindsight_weight: float = 1.0
+    """How much each head of hindsight (reaction, liked) counts in the loss."""
+    valid_share: float = 0.1
+    """Share of dialogues held out where the targets have no split `valid`."""
+    epochs: float = 2.0
+    max_steps: int | None = None
+    """Stop after this many steps, whatever --epochs says."""
+    batch: int = 32
+    """Rows a step, over all workers."""
+    micro_batch: int = 8
+    """Rows that a worker computes at once."""
+    learning_rate: float = 1e-4
+    warmup_share: float = 0.06
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    workers: int = 1
+    cpus_per_worker: float = 1.0
+    threads_per_worker: int | None = None
+    """Threads of a CPU worker; by default the machine's cores shared among the workers."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed shares among the workers: 1 optimizer, 2 and gradients, 3 and weights; 0: no DeepSpeed."""
+    bf16: bool = False
+    """Compute in bfloat16; weights and optimizer stay float32."""
+    save_dtype: Literal["float32", "bfloat16", "float16"] = "float16"
+    """How the weights are stored."""
+    eval_every: int = 100
+    """Steps between two looks at the held-out rows; the weights that miss them least are the result."""
+    eval_tokens: int = 8192
+    """Tokens a batch when nothing is learnt."""
+    patience: int = 0
+    """Stop when so many looks in a row brought nothing better; 0: never."""
+    save_every: int = 100
+    """Steps between two checkpoints; a crash costs at most so many."""
+    log_every: int = 10
+    max_failures: int = 3
+    """Deaths of workers after which the run gives up."""
+    predictors: int = 1
+    """Actors that predict in parallel."""
+    bootstrap: int = 1000
+    """Resamples of dialogues behind every interval."""
+    limit: int | None = None
+    """Use only this many turns of the split `train`."""
+    seed: int = 0
     overwrite: bool = False
     """Replace an artifact that was made with other settings."""
 

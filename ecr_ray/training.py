@@ -1,18 +1,30 @@
 """What every training stage shares: Ray Train's settings, DeepSpeed's, and what they need of a worker's environment."""
 
+import json
 import os
 import shutil
 import sys
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ecr_ray import runs
+from ecr_ray.cli import StoppedForLater
 from ecr_ray.config import ConfigError
+from ecr_ray.errors import UserError
 
 if TYPE_CHECKING:
     from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
 
 Device = Literal["cpu", "gpu"]
+LOOK_S = 0.5
+
+
+class TrainingError(UserError):
+    """The training did not get to its end."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +81,14 @@ def scaling(workers: int, device: Device, cpus: float) -> "ScalingConfig":
     return ScalingConfig(num_workers=workers, use_gpu=device == "gpu", resources_per_worker=resources)
 
 
-def run_config(storage: Path, name: str, max_failures: int) -> "RunConfig":
+def run_config(storage: Path, name: str, max_failures: int, callbacks: list[Any] | None = None) -> "RunConfig":
     """A run that survives so many deaths of workers, and ends when there are more."""
     from ray.train import FailureConfig, RunConfig
 
     return RunConfig(
         name=name,
         storage_path=str(storage),
+        callbacks=callbacks,
         failure_config=FailureConfig(max_failures=max_failures, controller_failure_limit=max_failures),
     )
 
@@ -115,3 +128,84 @@ def prepare_worker(device: Device, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
+
+
+def fit(trainer: "TorchTrainer", *, latest: Callable[[], Any], max_failures: int, work: Path) -> None:
+    """Run the workers to their end.
+
+    Args:
+        latest: names the newest whole checkpoint, or is None; asked again when time is nearly up.
+        max_failures: what the trainer allows, to say so.
+        work: where the checkpoints are, to say so.
+
+    Raises:
+        TrainingError: workers died more often than allowed.
+        StoppedForLater: after the workers had time to save.
+    """
+    before = latest()
+    try:
+        trainer.fit()
+    except StoppedForLater:
+        # The nodes have been told, too: the workers save after the step that they are in.
+        runs.await_change(latest, before)
+        raise
+    except Exception as error:
+        # Ray wraps what a worker raised; its last line says it.
+        cause = str(error).strip().splitlines()
+        raise TrainingError(
+            f"training failed more than {max_failures} time(s): {cause[-1] if cause else error!r}; the "
+            f"same command goes on from the last checkpoint in {work}"
+        ) from error
+
+
+class Progress:
+    """A bar on the driver that follows the curve (a JSON line a look) which the first worker writes.
+
+    Args:
+        name: what stands before the bar.
+        curve: the file; its lines have `step` and some of the keys of `shown`.
+        steps: of the whole run.
+        done: how many an earlier start did.
+        shown: key of a line → name beside the bar.
+    """
+
+    def __init__(self, name: str, curve: Path, steps: int, done: int, shown: Mapping[str, str]) -> None:
+        from tqdm import tqdm
+
+        # What is there already is of an earlier start.
+        self._curve, self._read = curve, curve.stat().st_size if curve.exists() else 0
+        self._names, self._shown = dict(shown), {}
+        self._stop = threading.Event()
+        slow = not sys.stderr.isatty()
+        self._bar = tqdm(
+            total=steps, initial=done, desc=name, unit="step", mininterval=10 if slow else 0.5, dynamic_ncols=True
+        )
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> "Progress":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._look()
+        self._bar.close()
+
+    def _follow(self) -> None:
+        while not self._stop.wait(LOOK_S):
+            self._look()
+
+    def _look(self) -> None:
+        if not self._curve.exists():
+            return
+        with self._curve.open("rb") as file:
+            file.seek(self._read)
+            # A line without its end is still being written.
+            lines = [line for line in file if line.endswith(b"\n")]
+        self._read += sum(map(len, lines))
+        for entry in map(json.loads, lines):
+            self._shown |= {name: f"{entry[key]:.3f}" for key, name in self._names.items() if key in entry}
+            self._bar.n = entry["step"]
+        if lines:
+            self._bar.set_postfix(self._shown)

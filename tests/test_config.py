@@ -16,7 +16,7 @@ def load(*argv):
 def test_the_command_line_wins_over_the_file_and_the_file_over_the_profile(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text('[score]\njudges = ["tiny-b"]\nrubric = "ecr"\nseed = 5\n')
-    assert load().judges == ("tiny-a",)
+    assert load().judges == ("ecr-tiny-judge",)
     assert load("--config", str(file)).judges == ("tiny-b",)
     both = load("--config", str(file), "--seed", "7")
     assert (both.rubric, both.seed) == ("ecr", 7)

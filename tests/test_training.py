@@ -37,3 +37,13 @@ def test_without_a_compiler_deepspeed_is_refused_on_cpus(monkeypatch):
         training.check_compiler("cpu", 1)
     training.check_compiler("cpu", 0)
     training.check_compiler("gpu", 2)
+
+
+def test_the_bar_follows_whole_lines_only_and_begins_where_the_run_does(tmp_path):
+    path = tmp_path / "curve.jsonl"
+    path.write_text('{"step": 1, "loss": 8.0}\n')
+    bar = training.Progress("sft", path, 10, done=1, shown={"loss": "loss"})
+    assert bar._bar.n == 1
+    with bar, path.open("a") as file:
+        file.write('{"step": 2, "loss": 7.0}\n{"step": 3, "lo')
+    assert bar._bar.n == 2 and "loss=7.000" in str(bar._bar)

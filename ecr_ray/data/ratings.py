@@ -6,32 +6,41 @@ scales; SCALES has what its values span.
 """
 
 import csv
+import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ecr_ray.data.reading import InputError
 from ecr_ray.data.redial import clean_name, merge_speakers
+from ecr_ray.data.splits import held_out
 
 ASPECTS = ("satisfaction", "relevance", "interestingness", "overall")
 # Aspect → lowest and highest value.
 SCALES = {"satisfaction": (1, 5), "relevance": (0, 4), "interestingness": (1, 3), "overall": (1, 5)}
 _QUOTED_TITLE = re.compile(r'"([^"]{1,90}\(\d{4}\))"')
+# Of the rated dialogues, the share that nothing is learnt from: judge, critic and reader are measured on it.
+HELD_OUT = 0.2
 _ROLES = {"USER": "seeker", "SYSTEM": "recommender"}
 
 
 @dataclass
 class Rated:
-    """A recommender's turn with people's ratings, by aspect; `dialogue_id` starts with the source's name."""
+    """A recommender's turn with people's ratings, by aspect; `dialogue_id` starts with the source's name.
+
+    `reaction` is what the seeker said next, empty where it is not known.
+    """
 
     dialogue_id: str
     index: int
     context: list[dict[str, str]]
     response: str
     ratings: dict[str, list[float]] = field(default_factory=dict)
+    reaction: str = ""
 
 
 def load() -> list[Rated]:
@@ -74,6 +83,7 @@ def read_uss(path: Path) -> Iterator[Rated]:
             if speaker == "seeker" and waiting is not None and values:
                 # The first message after a turn says what it did to the seeker.
                 waiting.ratings["satisfaction"] = [float(value) for value in values.split(",")]
+                waiting.reaction = _message(speaker, text)["text"]
                 yield waiting
             waiting = None
             messages = merge_speakers([*messages, _message(speaker, text)])
@@ -98,13 +108,41 @@ def read_ab(path: Path) -> Iterator[Rated]:
                 # The last but one is what was judged, the last one what the seeker said to it.
                 at = max(n for n, message in enumerate(messages) if message["role"] == "recommender")
                 key = (row["ConvId"], turn)
-                found.setdefault(key, Rated(f"ab-{row['ConvId']}", at, messages[:at], messages[at]["text"]))
+                rated = Rated(f"ab-{row['ConvId']}", at, messages[:at], messages[at]["text"])
+                rated.reaction = messages[-1]["text"] if at + 1 < len(messages) else ""
+                found.setdefault(key, rated)
                 for aspect in ("relevance", "interestingness", "overall"):
                     if row[f"{aspect}{turn}"]:
                         ratings[key][aspect].append(float(row[f"{aspect}{turn}"]))
     for key, rated in found.items():
         rated.ratings = dict(ratings[key])
         yield rated
+
+
+def is_held_out(dialogue_id: str) -> bool:
+    """Whether a dialogue's ratings are kept for measuring, and so neither learnt nor chosen by."""
+    return held_out(f"judge|{dialogue_id}", HELD_OUT)
+
+
+def rated_turns() -> list[Rated]:
+    """All rated turns below ECR_DATA_DIR, numbered by ReDial's dialogues."""
+    overlap = json.loads(paths()[2].read_text(encoding="utf-8"))
+    return list(same_dialogues(load(), overlap))
+
+
+def same_dialogues(rated: Iterable[Rated], overlap: dict[str, Any]) -> Iterator[Rated]:
+    """The same turns, numbered by the ReDial dialogue that they are of: one that both sources have is one dialogue.
+
+    Args:
+        overlap: source → its dialogues' ReDial ids, as the ratings' overlap file has them.
+    """
+    uss, ab = overlap["uss_redial"], overlap["ab_redial"]
+    for turn in rated:
+        source, _, number = turn.dialogue_id.partition("-")
+        known = uss[int(number)] if source == "uss" else ab.get(number)
+        if known:
+            turn.dialogue_id = known["conversationId"]
+        yield turn
 
 
 def scaled(aspect: str, rating: float) -> float:

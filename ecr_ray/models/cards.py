@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ecr_ray import prompts
-from ecr_ray.models import recipe, tiny
+from ecr_ray.critic import people
+from ecr_ray.models import judge_measures, recipe, tiny
 from ecr_ray.models.measure import RECORD
 
 _DATA = """\
@@ -34,8 +35,9 @@ TEXTS: dict[str, dict[str, str]] = {
         "(Siro, Aliannejadi, de Rijke, SIGIR 2022, MIT). A fifth of the rated dialogues is never learnt from; what "
         "follows was measured on it. Their texts are ReDial train dialogues, which the language model under the judge "
         "has read, without any rating.",
-        "cannot": "Read the table first: where a baseline is inside an interval, the judge adds nothing that could be "
-        "shown. It has learnt only the rubric `ecr-ma`, in English, on ReDial's crowd-sourced dialogues.",
+        "cannot": "Where the list above does not say `ahead`, the judge adds nothing that could be shown. How content a "
+        "seeker is with a turn its overall score hardly tells; its empathy, which was learnt from just that, tells a "
+        "little. It knows only the rubric `ecr-ma`, in English, on ReDial's crowd-sourced dialogues.",
     },
 }
 
@@ -57,6 +59,7 @@ def card(name: str, directory: Path) -> str:
         _measured(measured),
     ]
     if "labels" in measured:
+        parts += ["## In a sentence", _verdict(measured["rows"], name)]
         parts += ["## What its aspects are learnt from", _labels(measured["labels"])]
     if "samples" in measured:
         parts += ["## Ten replies, as they came", _samples(measured)]
@@ -89,6 +92,21 @@ def _measured(record: Mapping[str, Any]) -> str:
         + f"\n\nIn brackets 95 % intervals, resampling dialogues. Rows: {'; '.join(sorted(n))}. `{command}`, seed "
         + f"{record['seed']}; the figures are in `{RECORD}`."
     )
+
+
+def _verdict(rows: Sequence[Mapping[str, Any]], ours: str) -> str:
+    """Which trivial scores the judge is ahead of, beyond what resampling the dialogues could make."""
+    lines = []
+    for measure in dict.fromkeys(row["measure"] for row in rows):
+        named = {row["model"]: row for row in rows if row["measure"] == measure}
+        trivial = [named[name] for name in (people.LENGTH, people.MEAN, judge_measures.UNTRAINED) if name in named]
+        ahead = [row["model"] for row in trivial if row["ahead"]["low"] is not None and row["ahead"]["low"] > 0]
+        behind = [row["model"] for row in trivial if row["ahead"]["high"] is not None and row["ahead"]["high"] < 0]
+        level = [row["model"] for row in trivial if row["model"] not in ahead + behind]
+        places = (("ahead of", ahead), ("not to be told from", level), ("behind", behind))
+        said = [f"{place} {', '.join(names)}" for place, names in places if names]
+        lines.append(f"- {measure}: {ours} is {'; '.join(said)}.")
+    return "\n".join(lines)
 
 
 def _cell(row: Mapping[str, Any] | None) -> str:

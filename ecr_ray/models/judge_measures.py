@@ -7,38 +7,37 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from scipy import stats
 
+from ecr_ray.critic import people
 from ecr_ray.data import ratings
 from ecr_ray.data.ratings import Rated
 from ecr_ray.errors import UserError
-from ecr_ray.models.measuring import interval
+from ecr_ray.models.measuring import RESAMPLES
 from ecr_ray.policy import judging
-from ecr_ray.scoring.agreement import spearman
 
+JUDGE, UNTRAINED = "ecr-tiny-judge", "untrained twin"
 _ROOT = Path(__file__).parents[2]
 
 
 def measure(directory: Path, seed: int) -> dict[str, Any]:
-    """All figures of the judge."""
-    held_out = [turn for turn in judging.rated_turns() if judging.is_held_out(turn.dialogue_id)]
-    judges = {"ecr-tiny-judge": str(directory), "untrained twin": "tiny:0"}
-    scores = {name: score(held_out, model) for name, model in judges.items()}
-    rows = []
-    for aspect in ratings.ASPECTS:
-        turns = [n for n, turn in enumerate(held_out) if len(turn.ratings.get(aspect, [])) > 1]
-        rows += _rows(aspect, [held_out[n] for n in turns], {k: v[turns] for k, v in scores.items()}, seed)
+    """All figures of the judge: of its overall score, and of each aspect by itself."""
+    held_out = [turn for turn in ratings.rated_turns() if ratings.is_held_out(turn.dialogue_id)]
+    scores = {JUDGE: (ours := score(held_out, str(directory)))["overall"]}
+    scores |= {f"its {aspect}": ours[aspect] for aspect in judging.RUBRIC.aspects}
+    scores[UNTRAINED] = score(held_out, "tiny:0")["overall"]
+    found = people.against(held_out, scores, JUDGE, resamples=RESAMPLES, seed=seed)
+    rows = [{**row, "measure": f"{row['measure']}, {row['head']}"} for row in found]
     return {"rows": rows, "labels": judging.LABELS, "held_out": len(held_out)}
 
 
-def score(turns: Sequence[Rated], model: str) -> np.ndarray:
-    """The judge's overall score of every turn, (N,); jobs/score.py gives them.
+def score(turns: Sequence[Rated], model: str) -> dict[str, np.ndarray]:
+    """The judge's scores of every turn by aspect, and `overall`, (N,) each; jobs/score.py gives them.
 
     Raises:
         UserError: the scoring failed, or left a turn out.
@@ -59,45 +58,6 @@ def score(turns: Sequence[Rated], model: str) -> np.ndarray:
         if done.returncode:
             raise UserError(f"jobs/score.py ended with {done.returncode}: {done.stderr[-2000:]}")
         table = pq.read_table(work / "scores" / "scores.parquet").to_pylist()
-    by_id = {row["turn_id"]: row["overall"] for row in table}
-    return np.array([by_id[line["turn_id"]] for line in lines])
-
-
-def _rows(aspect: str, turns: Sequence[Rated], scores: dict[str, np.ndarray], seed: int) -> list[dict[str, Any]]:
-    """Spearman and AUC against the mean of people's ratings, for the judges and for what is trivial."""
-    people = np.array([np.mean(turn.ratings[aspect]) for turn in turns])
-    # Of a scale from 1 to 5, three is neither: whoever is above it is satisfied.
-    middle = sum(ratings.SCALES[aspect]) / 2
-    groups = np.array([turn.dialogue_id for turn in turns])
-    # One of them at random against the mean of the others: no judge can be asked for more.
-    rng = np.random.default_rng(seed)
-    one, others = np.empty(len(turns)), np.empty(len(turns))
-    for n, turn in enumerate(turns):
-        values = np.array(turn.ratings[aspect])
-        chosen = rng.integers(len(values))
-        one[n], others[n] = values[chosen], np.delete(values, chosen).mean()
-    predictors = scores | {
-        "words in the response": np.array([float(len(turn.response.split())) for turn in turns]),
-        "the mean for every turn": np.full(len(turns), people.mean()),
-    }
-    rows = []
-
-    def add(model: str, measure: str, value: Callable[[np.ndarray], float]) -> None:
-        rows.append({"measure": f"{measure}, {aspect}", "model": model, **interval(value, groups, seed)})
-
-    for model, predicted in predictors.items():
-        add(model, "Spearman", lambda picked, p=predicted: spearman(np.column_stack([p[picked], people[picked]])))
-        add(model, "AUC", lambda picked, p=predicted: auc(p[picked], people[picked] > middle))
-    add("one person against the others", "Spearman", lambda picked: spearman(np.column_stack([one, others])[picked]))
-    add("one person against the others", "AUC", lambda picked: auc(one[picked], others[picked] > middle))
-    return rows
-
-
-def auc(scores_N: np.ndarray, positive_N: np.ndarray) -> float:
-    """Probability that a positive turn has the higher score than a negative one, ties counting half (Mann-Whitney)."""
-    positives = int(positive_N.sum())
-    negatives = len(positive_N) - positives
-    if not positives or not negatives:
-        return float("nan")
-    ranks = stats.rankdata(scores_N)
-    return float((ranks[positive_N].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    by_id = {row["turn_id"]: row for row in table}
+    names = [*judging.RUBRIC.aspects, "overall"]
+    return {name: np.array([by_id[line["turn_id"]][name] for line in lines]) for name in names}

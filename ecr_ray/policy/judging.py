@@ -12,15 +12,14 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from ecr_ray import prompts
 from ecr_ray.data import ratings
 from ecr_ray.data.ratings import Rated, scaled
-from ecr_ray.policy.tokens import Example, held_out
+from ecr_ray.data.splits import held_out
+from ecr_ray.policy.tokens import Example
 
 RUBRIC = prompts.RUBRICS["ecr-ma"]
-HELD_OUT = 0.2
 # Aspect → (what it is learnt from, whether that is a proxy).
 LABELS = {
     "empathy": ("satisfaction with the turn (USS; ABA-ReDial: overall)", True),
@@ -45,7 +44,7 @@ def examples(rated: Iterable[Rated], seed: int, valid_share: float) -> Iterator[
     so that the mean is right (`expectation over the digits` is what scoring reads).
     """
     for turn in rated:
-        if is_held_out(turn.dialogue_id):
+        if ratings.is_held_out(turn.dialogue_id):
             continue
         question = prompts.judge_question(turn.context, turn.response)
         asked = prompts.judge_messages(RUBRIC, question)
@@ -91,32 +90,6 @@ def digit(value: float, rng: random.Random) -> str:
     """0 to 1 → a digit whose expectation is nine times the value."""
     whole, part = divmod(value * 9, 1)
     return str(int(whole) + (rng.random() < part))
-
-
-def is_held_out(dialogue_id: str) -> bool:
-    """Whether a dialogue's ratings are kept for measuring, and so neither learnt nor chosen by."""
-    return held_out(f"judge|{dialogue_id}", HELD_OUT)
-
-
-def rated_turns() -> list[Rated]:
-    """All rated turns below ECR_DATA_DIR, numbered by ReDial's dialogues."""
-    overlap = json.loads(ratings.paths()[2].read_text(encoding="utf-8"))
-    return list(same_dialogues(ratings.load(), overlap))
-
-
-def same_dialogues(rated: Iterable[Rated], overlap: dict[str, Any]) -> Iterator[Rated]:
-    """The same turns, numbered by the ReDial dialogue that they are of: one that both sources have is one dialogue.
-
-    Args:
-        overlap: source → its dialogues' ReDial ids, as the ratings' overlap file has them.
-    """
-    uss, ab = overlap["uss_redial"], overlap["ab_redial"]
-    for turn in rated:
-        source, _, number = turn.dialogue_id.partition("-")
-        known = uss[int(number)] if source == "uss" else ab.get(number)
-        if known:
-            turn.dialogue_id = known["conversationId"]
-        yield turn
 
 
 def write_marker(model: Path) -> None:

@@ -16,7 +16,8 @@ from ecr_ray import prompts
 from ecr_ray.data import reading, redial
 from ecr_ray.data.retrieval import Retriever
 from ecr_ray.data.reviews import Review
-from ecr_ray.policy.tokens import Example, held_out
+from ecr_ray.data.splits import held_out
+from ecr_ray.policy.tokens import Example
 
 RECIPES = ("dialogue", "ecr", "judge")
 

@@ -14,26 +14,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ecr_ray import prompts, storage, training
-from ecr_ray.cli import StoppedForLater
+from ecr_ray import prompts, runs, storage, training
 from ecr_ray.config import ConfigError, SftConfig, nearest
 from ecr_ray.data import knowledge, ratings, reading, retrieval, reviews
-from ecr_ray.data.reading import InputError
-from ecr_ray.errors import UserError
 from ecr_ray.models import tiny
 from ecr_ray.policy import judging, recipes, sft_report, sft_worker, templates, tokens, weights
-from ecr_ray.records import RunRecord, read_run
+from ecr_ray.records import RunRecord
 
-WORK = ".work"
-# Less than the SLURM bootstrap gives a job to end.
-LAST_CHECKPOINT_S = 45.0
 # What decides how fast the weights come, not which.
 _SPEED = {"workers", "cpus_per_worker", "threads_per_worker", "device", "max_failures", "overwrite", "log_every"}
 _PLACE = {"profile", "config", "output"}
-
-
-class TrainingError(UserError):
-    """The training did not get to its end."""
 
 
 @dataclass
@@ -84,22 +74,8 @@ def finished(settings: SftConfig) -> Result | None:
     Raises:
         InputError: something else is there, and --overwrite is not set.
     """
-    if not storage.exists(settings.output):
-        return None
-    run = read_run(settings.output)
-    if run is None:
-        if storage.list_files(settings.output) and not (Path(settings.output) / WORK).is_dir():
-            raise InputError(f"{settings.output} exists and is not an artifact of this stage: choose another --output")
-        return None
-    if run["stage"] == "sft" and settings.overwrite:
-        shutil.rmtree(settings.output)
-        return None
-    if run["stage"] != "sft" or run["fingerprint"] != fingerprint(settings):
-        raise InputError(
-            f"{settings.output} holds a finished run of {run['stage']} with other settings or another input: choose "
-            "another --output, or replace it with --overwrite"
-        )
-    return Result(settings.output, run)
+    run = runs.finished(settings.output, "sft", lambda: fingerprint(settings), overwrite=settings.overwrite)
+    return Result(settings.output, run) if run is not None else None
 
 
 def finetune(settings: SftConfig, tokenizer: Any) -> Result:
@@ -109,7 +85,7 @@ def finetune(settings: SftConfig, tokenizer: Any) -> Result:
         UserError: there is nothing to learn, or the training fails more often than allowed.
     """
     began = time.perf_counter()
-    work = _claim(settings)
+    work = runs.claim(settings.output, fingerprint(settings), overwrite=settings.overwrite)
     if not (work / "data.json").is_file():
         prepare(settings, tokenizer, work)
     data = json.loads((work / "data.json").read_text())
@@ -123,7 +99,7 @@ def finetune(settings: SftConfig, tokenizer: Any) -> Result:
 def fingerprint(settings: SftConfig) -> dict[str, Any]:
     """Everything that decides the weights."""
     chosen = {k: v for k, v in asdict(settings).items() if k not in _SPEED | _PLACE}
-    return json.loads(json.dumps(chosen | {"files": _digests(settings)}))
+    return runs.as_json(chosen | {"files": _digests(settings)})
 
 
 def _digests(settings: SftConfig) -> list[dict[str, Any]]:
@@ -142,26 +118,6 @@ def _digests(settings: SftConfig) -> list[dict[str, Any]]:
 
 def _inputs(settings: SftConfig) -> list[str]:
     return [settings.input] + ([settings.valid_input] if settings.valid_input else [])
-
-
-def _claim(settings: SftConfig) -> Path:
-    """The work directory, of the same run if there was one.
-
-    Raises:
-        InputError: it is of a run with other settings, and --overwrite is not set.
-    """
-    work = Path(storage.absolute(settings.output)) / WORK
-    mine, note = fingerprint(settings), work / "settings.json"
-    if note.is_file() and json.loads(note.read_text()) != mine:
-        if not settings.overwrite:
-            raise InputError(
-                f"{settings.output} holds an unfinished run with other settings or another input: choose another "
-                "--output, or start over with --overwrite"
-            )
-        shutil.rmtree(settings.output)
-    work.mkdir(parents=True, exist_ok=True)
-    storage.write_json(note, mine)
-    return work
 
 
 # --- data -------------------------------------------------------------------------------------------------
@@ -204,7 +160,7 @@ def _examples(settings: SftConfig, system_role: bool, unused: "Unused") -> Itera
     if "ecr" in settings.recipes:
         yield from _review_examples(settings, system_role, unused)
     if "judge" in settings.recipes:
-        yield from judging.examples(judging.rated_turns(), settings.seed, settings.valid_share)
+        yield from judging.examples(ratings.rated_turns(), settings.seed, settings.valid_share)
 
 
 def _review_examples(settings: SftConfig, system_role: bool, unused: "Unused") -> Iterator[tokens.Example]:
@@ -278,34 +234,16 @@ def train(settings: SftConfig, tokenizer: Any, work: Path) -> None:
     )
     data = json.loads((work / "data.json").read_text())
     steps = sft_report.total_steps(settings, data["train"]["rows"])
-    before = sft_worker.latest_checkpoint(work)
-    done = sft_worker.step_of(before) if before else 0
-    with sft_report.Progress(work / sft_worker.CURVE, steps, done):
-        try:
-            trainer.fit()
-        except StoppedForLater:
-            # The nodes have been told, too: the workers save after the step that they are in.
-            _await_checkpoint(work, before)
-            raise
-        except Exception as error:
-            # Ray wraps what a worker raised; its last line says it.
-            cause = str(error).strip().splitlines()
-            raise TrainingError(
-                f"training failed more than {settings.max_failures} time(s): {cause[-1] if cause else error!r}; the "
-                f"same command goes on from the last checkpoint in {work}"
-            ) from error
-
-
-def _await_checkpoint(work: Path, before: str | None) -> None:
-    """Give the workers time to write a checkpoint newer than this one."""
-    deadline = time.monotonic() + LAST_CHECKPOINT_S
-    while time.monotonic() < deadline:
-        if sft_worker.latest_checkpoint(work) not in (None, before):
-            return
-        time.sleep(0.2)
-    print(
-        f"no checkpoint came within {LAST_CHECKPOINT_S:.0f} s; the next start goes on from the one before", flush=True
-    )
+    latest = sft_worker.latest_checkpoint(work)
+    done = sft_worker.step_of(latest) if latest else 0
+    shown = {"loss": "loss", "eval_loss": "valid"}
+    with training.Progress("sft", work / sft_worker.CURVE, steps, done, shown):
+        training.fit(
+            trainer,
+            latest=lambda: sft_worker.latest_checkpoint(work),
+            max_failures=settings.max_failures,
+            work=work,
+        )
 
 
 def _check_workers(settings: SftConfig, work: Path) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import math
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,60 +23,12 @@ CURVE = pa.schema(
         ("seconds", pa.float64()),
     ]
 )
-LOOK_S = 0.5
 
 
 def total_steps(settings: SftConfig, rows: int) -> int:
     """Optimizer steps of a whole run over so many packed rows."""
     steps = math.ceil(settings.epochs * math.ceil(rows / settings.batch))
     return steps if settings.max_steps is None else settings.max_steps
-
-
-class Progress:
-    """A bar on the driver that follows the curve which the first worker writes."""
-
-    def __init__(self, curve: Path, steps: int, done: int) -> None:
-        from tqdm import tqdm
-
-        # What is there already is of an earlier start.
-        self._curve, self._read = curve, curve.stat().st_size if curve.exists() else 0
-        self._shown: dict[str, str] = {}
-        self._stop = threading.Event()
-        slow = not sys.stderr.isatty()
-        self._bar = tqdm(
-            total=steps, initial=done, desc="sft", unit="step", mininterval=10 if slow else 0.5, dynamic_ncols=True
-        )
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> "Progress":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._look()
-        self._bar.close()
-
-    def _follow(self) -> None:
-        while not self._stop.wait(LOOK_S):
-            self._look()
-
-    def _look(self) -> None:
-        if not self._curve.exists():
-            return
-        with self._curve.open("rb") as file:
-            file.seek(self._read)
-            # A line without its end is still being written.
-            lines = [line for line in file if line.endswith(b"\n")]
-        self._read += sum(map(len, lines))
-        for entry in map(json.loads, lines):
-            self._shown |= {
-                name: f"{entry[key]:.3f}" for name, key in (("loss", "loss"), ("valid", "eval_loss")) if key in entry
-            }
-            self._bar.n = entry["step"]
-        if lines:
-            self._bar.set_postfix(self._shown)
 
 
 def read_curve(path: Path) -> pa.Table:

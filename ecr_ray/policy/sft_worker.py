@@ -61,7 +61,6 @@ def load_model(model: str, settings: SftConfig, adapter: str | None) -> Any:
 
     dtype = torch.bfloat16 if settings.bf16 and settings.method == "lora" else torch.float32
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
-    loaded.config.use_cache = False
     if settings.method == "full":
         return loaded
     import peft

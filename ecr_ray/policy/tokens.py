@@ -4,7 +4,6 @@ A conversation that is longer than the model reads becomes several windows; ever
 much of the dialogue before it as fits.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,12 +31,6 @@ class Example:
     split: str
     messages: tuple[Message, ...]
     only_last: bool = False
-
-
-def held_out(key: Any, share: float) -> bool:
-    """Whether what belongs to this key is in the held-out share; the same on every machine and in every run."""
-    drawn = int.from_bytes(hashlib.sha256(str(key).encode()).digest()[:8], "big")
-    return drawn < share * 2**64
 
 
 @dataclass

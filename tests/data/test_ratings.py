@@ -27,7 +27,7 @@ def test_uss_rates_the_turn_before(tmp_path):
     first, second = ratings.read_uss(path)
     assert (first.dialogue_id, first.index, first.response) == ("uss-0", 1, "Try Why Did I Get Married? (2007)")
     assert [m["text"] for m in first.context] == ["Hi"]
-    assert first.ratings == {"satisfaction": [1.0, 2.0, 3.0]}
+    assert first.ratings == {"satisfaction": [1.0, 2.0, 3.0]} and first.reaction == "No!"
     assert (second.dialogue_id, second.index, second.context) == ("uss-1", 0, [])
     assert second.ratings == {"satisfaction": [3.0, 3.0]}
 
@@ -50,7 +50,7 @@ def test_ab_gathers_the_raters_of_a_turn(tmp_path):
     path = tmp_path / "annotated_turns.csv"
     path.write_text("\n".join(",".join(line) for line in [columns, *rows]))
     (rated,) = ratings.read_ab(path)
-    assert (rated.dialogue_id, rated.index, rated.response) == ("ab-X1", 2, "Heat")
+    assert (rated.dialogue_id, rated.index, rated.response, rated.reaction) == ("ab-X1", 2, "Heat", "Thanks")
     assert rated.ratings == {"relevance": [4.0, 3.0], "interestingness": [2.0], "overall": [5.0, 4.0]}
 
 
@@ -58,6 +58,17 @@ def test_every_aspect_has_its_own_scale():
     assert [ratings.scaled("satisfaction", r) for r in (1, 3, 5)] == [0, 0.5, 1]
     assert [ratings.scaled("relevance", r) for r in (0, 2, 4)] == [0, 0.5, 1]
     assert [ratings.scaled("interestingness", r) for r in (1, 2, 3)] == [0, 0.5, 1]
+
+
+def rated(number):
+    return ratings.Rated(number, 1, [], "Heat")
+
+
+def test_a_dialogue_that_both_sources_have_is_one():
+    known = {"conversationId": "20001"}
+    overlap = {"uss_redial": [None, known], "ab_redial": {"KM": known, "G3": None}}
+    turns = [rated("uss-0"), rated("uss-1"), rated("ab-KM"), rated("ab-G3")]
+    assert [t.dialogue_id for t in ratings.same_dialogues(turns, overlap)] == ["uss-0", "20001", "20001", "ab-G3"]
 
 
 def test_the_real_files():

@@ -204,6 +204,16 @@ def test_good_rows_are_scored_and_broken_ones_named(undisturbed, dirty):
     assert sum(run["failures"].values()) == 200
 
 
+def test_the_default_judge_is_trained_and_every_output_says_on_what(undisturbed):
+    out, printed, _ = undisturbed
+    (judge,) = json.loads((out / "run.json").read_text())["judges"]
+    assert (judge["name"], judge["untrained"]) == ("ecr-tiny-judge", False) and "noise" not in printed
+    assert judge["learnt_from"]["empathy"].startswith("proxy: satisfaction")
+    assert f"  empathy <- {judge['learnt_from']['empathy']}" in printed
+    page = (out / "summary.html").read_text()
+    assert "ecr-tiny-judge is a small model" in page and "is untrained" not in page
+
+
 def ray_children(pattern):
     return [p for p in psutil.process_iter(["cmdline"]) if re.search(pattern, " ".join(p.info["cmdline"] or []))]
 
@@ -220,7 +230,7 @@ def test_killed_driver_and_engine_leave_the_same_table_and_no_process(undisturbe
     command = ("--input", dirty, "--output", out, "--batch-size", "32", "--concurrent-batches", "2")
 
     def parts():
-        return len(list((out / ".work" / "tiny-a").glob("ok-*"))) if out.exists() else 0
+        return len(list((out / ".work" / "ecr-tiny-judge").glob("ok-*"))) if out.exists() else 0
 
     first = score(*command)
     wait_for(lambda: parts() >= 2, 180, "the first parts")
@@ -255,12 +265,12 @@ def test_failures_are_written_apart_counted_and_fail_the_job(cluster, tmp_path):
     file.write_text("\n".join(map(json.dumps, lines)))
     out = tmp_path / "score"
     _, error = finish(score("--input", file, "--output", out, "--max-model-len", "400"), 4)
-    assert "1 of 40 judgments of tiny-a failed (2.5%; allowed 1.0%), most often prompt_too_long" in error
+    assert "1 of 40 judgments of ecr-tiny-judge failed (2.5%; allowed 1.0%), most often prompt_too_long" in error
     (failed,) = table(out, "failures").to_pylist()
     assert failed["turn_id"] == lines[7]["turn_id"] and failed["overall"] is None and "tokens" in failed["reason"]
     assert table(out).num_rows == 39
     assert table(out, "targets").to_pandas().set_index("turn_id").loc[lines[7]["turn_id"], "judges"] == 0
-    assert json.loads((out / "run.failed.json").read_text())["failures"] == {"tiny-a: prompt_too_long": 1}
+    assert json.loads((out / "run.failed.json").read_text())["failures"] == {"ecr-tiny-judge: prompt_too_long": 1}
 
     # Accepting the failure goes on with that one row alone, and completes the artifact.
     printed, _ = finish(

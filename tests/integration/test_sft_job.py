@@ -53,8 +53,9 @@ def full(cluster, tmp_path_factory):
 def lora(cluster, tmp_path_factory):
     """An adapter of the same base, learnt from dialogues and reviews, under ZeRO-3."""
     out = tmp_path_factory.mktemp("sft") / "lora"
-    steps = ["--max-steps", 12, "--learning-rate", 2e-2, "--lora-r", 8]
-    finish(sft(*steps, "--method", "lora", "--zero-stage", 3, "--recipes", "dialogue", "ecr", "--output", out))
+    start = ["--base", "ecr-tiny-chat", "--method", "lora", "--lora-r", 8, "--zero-stage", 3]
+    steps = ["--max-steps", 12, "--learning-rate", 2e-2, "--recipes", "dialogue", "ecr"]
+    finish(sft(*start, *steps, "--output", out))
     return out
 
 
@@ -138,9 +139,9 @@ def test_the_adapter_is_of_its_base_and_peft_loads_it(lora):
     from transformers import AutoModelForCausalLM
 
     config = json.loads((lora / "model" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "tiny:0"
+    assert config["base_model_name_or_path"] == "ecr-tiny-chat"
     assert {path.name for path in (lora / "model").glob("*.safetensors")} == {"adapter_model.safetensors"}
-    base = AutoModelForCausalLM.from_pretrained(tiny.resolve_model("tiny:0"))
+    base = AutoModelForCausalLM.from_pretrained(tiny.resolve_model("ecr-tiny-chat"), dtype="float32")
     ids = torch.arange(5, 25)[None]
     before = base(ids).logits.detach().clone()
     with_adapter = peft.PeftModel.from_pretrained(base, lora / "model")
@@ -164,7 +165,7 @@ print("ANSWERS " + json.dumps(answers))
 """
     env = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
     env.pop("RAY_ADDRESS", None)
-    words = [sys.executable, "-c", program, tiny.resolve_model("tiny:0"), str(lora / "model")]
+    words = [sys.executable, "-c", program, tiny.resolve_model("ecr-tiny-chat"), str(lora / "model")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=400, env=env, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     base, adapted, base_again, adapted_again = json.loads(re.search("ANSWERS (.*)", done.stdout)[1])
@@ -176,5 +177,5 @@ def test_going_on_from_an_adapter_of_another_base_is_refused(lora, tmp_path):
     process = sft("--method", "lora", "--adapter", lora / "model", "--base", "tiny:1", "--output", tmp_path / "x")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "was made for the base model tiny:0, not for tiny:1" in err
+    assert "was made for the base model ecr-tiny-chat, not for tiny:1" in err
     assert not Path(tmp_path / "x").exists()

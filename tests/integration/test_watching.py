@@ -121,9 +121,9 @@ def check(prometheus, board):
 def test_the_scoring_board_shows_a_scoring_run(prometheus, scored):
     check(prometheus, boards.SCORING)
     rows = json.loads((scored / "run.json").read_text())["rows"]
-    counted = prometheus.series(boards.of("ecr_score_rows", judge="tiny-a", outcome="ok"))
+    counted = prometheus.series(boards.of("ecr_score_rows", judge="ecr-tiny-judge", outcome="ok"))
     assert max(max(values) for _, values in counted) == rows["turns"]
-    left = prometheus.series(boards.of("ecr_score_rows_left", judge="tiny-a"))
+    left = prometheus.series(boards.of("ecr_score_rows_left", judge="ecr-tiny-judge"))
     assert max(max(values) for _, values in left) <= rows["turns"]
     read = prometheus.series(boards.of("ecr_prepare_rows", kind="turns"))
     assert max(max(values) for _, values in read) == rows["turns"]

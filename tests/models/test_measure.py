@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ecr_ray.models import chat_measures as measure
-from ecr_ray.models import judge_measures, measuring, ngram, tiny
+from ecr_ray.models import measuring, ngram, tiny
 from ecr_ray.policy.tokens import Encoder, Example, rows_of
 
 
@@ -102,11 +102,3 @@ def test_the_estimated_model_is_a_distribution():
     words = [gram[0] for gram in lm.grams if len(gram) == 1 and gram != ("<s>",)]
     for context in (["<s>"], ["t1"], ["t2", "t3"], ["t1", "t1", "t2", "t3"]):
         assert sum(math.exp(lm.log_prob(word, context)) for word in words) == pytest.approx(1, abs=0.01)
-
-
-def test_auc():
-    scores, positive = np.array([1.0, 2.0, 3.0, 3.0]), np.array([False, True, False, True])
-    # Of the four pairs two are in order, one is a tie, one is not.
-    assert judge_measures.auc(scores, positive) == pytest.approx((1 + 1 + 0.5 + 0) / 4)
-    assert math.isnan(judge_measures.auc(scores, np.array([True] * 4)))
-    assert judge_measures.auc(np.zeros(4), positive) == 0.5

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from ecr_ray.data import ratings
 from ecr_ray.data.ratings import Rated
 from ecr_ray.models import tiny
 from ecr_ray.policy import judging
@@ -55,18 +56,11 @@ def test_information_counts_films_people_and_genres(response, value):
     assert judging.information(response) == value
 
 
-def test_a_dialogue_that_both_sources_have_is_one():
-    known = {"conversationId": "20001"}
-    overlap = {"uss_redial": [None, known], "ab_redial": {"KM": known, "G3": None}}
-    turns = [turn(number="uss-0"), turn(number="uss-1"), turn(number="ab-KM"), turn(number="ab-G3")]
-    assert [t.dialogue_id for t in judging.same_dialogues(turns, overlap)] == ["uss-0", "20001", "20001", "ab-G3"]
-
-
 def test_a_fifth_of_the_dialogues_is_never_learnt_from():
     turns = [turn(number=str(n), satisfaction=[3.0]) for n in range(1000)]
     found = list(judging.examples(turns, seed=0, valid_share=0.1))
-    assert len(found) / 1000 == pytest.approx(1 - judging.HELD_OUT, abs=0.04)
-    assert not [e for e in found if judging.is_held_out(e.id.split(":")[0])]
+    assert len(found) / 1000 == pytest.approx(1 - ratings.HELD_OUT, abs=0.04)
+    assert not [e for e in found if ratings.is_held_out(e.id.split(":")[0])]
     assert sum(e.split == "valid" for e in found) / len(found) == pytest.approx(0.1, abs=0.03)
 
 

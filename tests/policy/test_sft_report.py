@@ -47,15 +47,6 @@ def test_steps_of_a_run(rows, changes, steps):
     assert sft_report.total_steps(settings, rows) == steps
 
 
-def test_the_bar_follows_whole_lines_only_and_begins_where_the_run_does(tmp_path, capsys):
-    path = write(tmp_path / "curve.jsonl", train(1, 8.0, 1))
-    bar = sft_report.Progress(path, 10, done=1)
-    assert bar._bar.n == 1
-    with bar, path.open("a") as file:
-        file.write(json.dumps(train(2, 7.0, 2)) + "\n" + '{"step": 3, "lo')
-    assert bar._bar.n == 2 and "loss=7.000" in str(bar._bar)
-
-
 def test_a_checkpoint_without_its_mark_does_not_count(tmp_path):
     assert sft_worker.latest_checkpoint(tmp_path) is None
     for step in (9, 100, 200):

@@ -20,7 +20,7 @@ from tests.integration.slurm.local_slurm import DONE, until
 pytestmark = pytest.mark.slow
 
 ENGINES = """
-[judges.tiny-a]
+[judges.ecr-tiny-judge]
 engines = 3
 cpus_per_engine = 3   # of a node's four: one engine a node
 """
@@ -36,7 +36,7 @@ def test_scoring_over_three_nodes_is_started_over_and_ends_with_every_row_once(b
     job = bench.submit(ROOT / "jobs/score.py", *words, env=env)
 
     def parts():
-        return len(list((out / ".work" / "tiny-a").glob("ok-*")))
+        return len(list((out / ".work" / "ecr-tiny-judge").glob("ok-*")))
 
     until(lambda: parts() >= 3 or bench.slurm.job(job)["JobState"] in DONE, 240, lambda: bench.output(job))
     engines = {

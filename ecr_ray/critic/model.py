@@ -1,0 +1,169 @@
+"""An encoder, its pooled output, and two numbers a head: what it expects, and how unsure it is.
+
+A critic is a directory: `critic.json` (encoder, heads, shape), `model.safetensors` with the weights that differ from
+the encoder's own, and nothing else is needed. So one on the packaged encoder carries only what was trained.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ecr_ray.critic.text import EncoderError, Reader, load_tokenizer, resolve_encoder
+from ecr_ray.errors import UserError
+from ecr_ray.models import tiny
+
+if TYPE_CHECKING:
+    import torch
+
+SHAPE, WEIGHTS = "critic.json", "model.safetensors"
+
+
+class CriticError(UserError):
+    """A directory that holds no critic, or not the one that is asked for."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a critic is, apart from its weights."""
+
+    encoder: str
+    heads: tuple[str, ...]
+    rubric: str
+    pooling: Literal["mean", "cls"] = "mean"
+    head_hidden: int = 0
+    """Units of the layer between pooling and outputs; 0: none."""
+    dropout: float = 0.1
+    max_length: int = 128
+
+
+def build(shape: Shape) -> "torch.nn.Module":
+    """A critic with the encoder's own weights and heads that expect 0.5 of everything.
+
+    Raises:
+        EncoderError: the encoder cannot be loaded.
+    """
+    import torch
+    from torch import nn
+    from transformers import AutoModel
+
+    class Critic(nn.Module):
+        """ids, mask (B, T) → raw outputs (B, 2K); losses.squash makes them means and log-variances."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = _encoder(AutoModel, shape.encoder)
+            width = self.encoder.config.hidden_size
+            outputs = nn.Linear(shape.head_hidden or width, 2 * len(shape.heads))
+            nn.init.zeros_(outputs.bias)
+            nn.init.normal_(outputs.weight, std=0.02)
+            hidden = [nn.Linear(width, shape.head_hidden), nn.GELU()] if shape.head_hidden else []
+            self.head = nn.Sequential(nn.Dropout(shape.dropout), *hidden, outputs)
+
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+            return self.head(pool(states, mask, shape.pooling))
+
+    return Critic()
+
+
+def _encoder(auto: Any, name: str) -> Any:
+    try:
+        # The pooler is a head of its own that nothing here uses.
+        return auto.from_pretrained(resolve_encoder(name), add_pooling_layer=False)
+    except TypeError:
+        return auto.from_pretrained(resolve_encoder(name))
+    except (OSError, ValueError) as error:
+        raise EncoderError(f"cannot load --encoder {name}: {str(error).splitlines()[0]}") from error
+
+
+def pool(states_BTH: "torch.Tensor", mask_BT: "torch.Tensor", how: str) -> "torch.Tensor":
+    """(B, T, H) → (B, H): the mean over real tokens, or the first token's state."""
+    if how == "cls":
+        return states_BTH[:, 0]
+    weights = mask_BT[..., None].to(states_BTH.dtype)
+    return (states_BTH * weights).sum(1) / weights.sum(1)
+
+
+def freeze(model: Any, layers: int | None, *, embeddings: bool) -> None:
+    """Leave only the last `layers` of the encoder (None: all of them), perhaps its embeddings, and the heads to learn.
+
+    Raises:
+        CriticError: the encoder has fewer layers, or hides them.
+    """
+    stack = getattr(getattr(model.encoder, "encoder", model.encoder), "layer", None)
+    if stack is None:
+        raise CriticError(f"{type(model.encoder).__name__} has no list of layers that could be frozen")
+    count = len(stack) if layers is None else layers
+    if count > len(stack):
+        raise CriticError(f"--train-layers {layers}, but the encoder has only {len(stack)} layers")
+    for parameter in model.encoder.parameters():
+        parameter.requires_grad_(False)
+    for layer in list(stack)[len(stack) - count :]:
+        for parameter in layer.parameters():
+            parameter.requires_grad_(True)
+    if embeddings:
+        for parameter in model.encoder.embeddings.parameters():
+            parameter.requires_grad_(True)
+
+
+def save(directory: Path, shape: Shape, tensors: dict[str, "torch.Tensor"], dtype: str) -> None:
+    """Write a critic: its shape and the weights that were trained.
+
+    Args:
+        directory: where; it appears whole file by whole file, the shape last.
+        shape: what the weights are of.
+        tensors: the trained weights by name.
+        dtype: `float32`, `bfloat16` or `float16`: how they are stored.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    directory.mkdir(parents=True, exist_ok=True)
+    stored = {name: tensor.to(getattr(torch, dtype)).contiguous() for name, tensor in tensors.items()}
+    save_file(stored, directory / WEIGHTS)
+    (directory / SHAPE).write_text(json.dumps(asdict(shape), indent=2) + "\n")
+
+
+def convert(source: Path, target: Path, dtype: str) -> None:
+    """The same critic with its weights stored in another type."""
+    from safetensors.torch import load_file
+
+    save(target, read_shape(source), load_file(source / WEIGHTS), dtype)
+
+
+def find(name: str) -> Path:
+    """The directory of a critic: a bundled one by its name, or any.
+
+    Raises:
+        CriticError: there is none.
+    """
+    for directory in (tiny.HERE / name if "/" not in name else Path(name), Path(name), Path(name) / "model"):
+        if (directory / SHAPE).is_file():
+            return directory
+    raise CriticError(f"there is no critic {name!r}: neither a bundled one nor a directory with {SHAPE}")
+
+
+def read_shape(directory: Path) -> Shape:
+    """What the critic in a directory is."""
+    found = json.loads((directory / SHAPE).read_text())
+    return Shape(**{**found, "heads": tuple(found["heads"])})
+
+
+def load(directory: Path) -> tuple["torch.nn.Module", Reader, Shape]:
+    """A critic for prediction, and what encodes its input.
+
+    Raises:
+        CriticError: its weights are not of its shape.
+    """
+    from safetensors.torch import load_file
+
+    shape = read_shape(directory)
+    model = build(shape)
+    tensors = load_file(directory / WEIGHTS)
+    unknown = set(tensors) - set(dict(model.named_parameters()))
+    missing = {name for name, _ in model.head.named_parameters(prefix="head")} - set(tensors)
+    if unknown or missing:
+        raise CriticError(f"{directory}: {WEIGHTS} does not fit {SHAPE}: {sorted(unknown | missing)[0]}")
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
+    return model.eval(), Reader(load_tokenizer(shape.encoder), shape.max_length), shape

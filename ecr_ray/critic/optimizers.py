@@ -1,0 +1,188 @@
+"""One optimizer step behind one small interface, with DeepSpeed ZeRO or without; its state has no topology.
+
+What is saved is every trained weight and Adam's two moments, whole, by name. So a run goes on with another number of
+workers, another ZeRO stage, or none.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ecr_ray import training
+
+if TYPE_CHECKING:
+    import torch
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+# `weights` and MOMENTS → tensor by the weight's name.
+State = dict[str, dict[str, "torch.Tensor"]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a step needs to know."""
+
+    workers: int
+    batching: training.Batching
+    weight_decay: float
+    gradient_clip: float
+    device: training.Device
+    zero_stage: int
+
+
+class Stepper(Protocol):
+    """Holds the model and its optimizer. A step: `begin`, `backward` for every micro-batch, `end`."""
+
+    model: Any
+
+    def begin(self, learning_rate: float) -> None:
+        """Start a step."""
+
+    def backward(self, loss: "torch.Tensor") -> None:
+        """Add the gradient of a micro-batch's part of the step's loss; parts add up, over workers as well."""
+
+    def end(self) -> float:
+        """Move the weights; the gradient's norm before clipping."""
+
+    def state(self) -> State:
+        """Everything, whole and on the CPU. All ranks call it together."""
+
+
+def make(model: Any, settings: Settings, resume: State | None = None, steps: int = 0) -> Stepper:
+    """The stepper of a worker.
+
+    Args:
+        model: a critic with the weights that are to be trained marked.
+        settings: of all steps.
+        resume: what `state` gave after so many `steps`.
+    """
+    import torch
+
+    if resume is not None:
+        with torch.no_grad():
+            for name, parameter in trained(model).items():
+                parameter.copy_(resume["weights"][name])
+    stepper = (Zero if settings.zero_stage else Plain)(model, settings)
+    if resume is not None:
+        stepper.restore(resume, steps)
+    return stepper
+
+
+def trained(model: Any) -> dict[str, "torch.nn.Parameter"]:
+    """The weights that learn, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def _adam(model: Any, weight_decay: float) -> "torch.optim.AdamW":
+    """AdamW; biases and norms do not decay."""
+    import torch
+
+    weights = list(trained(model).values())
+    groups = [
+        {"params": [p for p in weights if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in weights if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=(0.9, 0.98), eps=1e-6)
+
+
+class Plain:
+    """Plain torch: gradients are summed over the workers, everybody takes the same step."""
+
+    def __init__(self, model: Any, settings: Settings) -> None:
+        self.model = model.to("cuda" if settings.device == "gpu" else "cpu")
+        self._settings = settings
+        self._optimizer = _adam(self.model, settings.weight_decay)
+
+    def begin(self, learning_rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def backward(self, loss: "torch.Tensor") -> None:
+        loss.backward()
+
+    def end(self) -> float:
+        import torch
+
+        weights = list(trained(self.model).values())
+        if self._settings.workers > 1:
+            for weight in weights:
+                weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+                torch.distributed.all_reduce(weight.grad)
+        norm = torch.nn.utils.clip_grad_norm_(weights, self._settings.gradient_clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def state(self) -> State:
+        found: State = {"weights": {}} | {moment: {} for moment in MOMENTS}
+        for name, weight in trained(self.model).items():
+            found["weights"][name] = weight.detach().float().cpu().clone()
+            for moment in MOMENTS:
+                found[moment][name] = self._optimizer.state[weight][moment].detach().float().cpu().clone()
+        return found
+
+    def restore(self, state: State, steps: int) -> None:
+        import torch
+
+        for name, weight in trained(self.model).items():
+            moments = {moment: state[moment][name].to(weight.device).clone() for moment in MOMENTS}
+            self._optimizer.state[weight] = {"step": torch.tensor(float(steps)), **moments}
+
+
+class Zero:
+    """DeepSpeed's engine; what it shares out among the workers is put together by its own functions for that."""
+
+    def __init__(self, model: Any, settings: Settings) -> None:
+        import deepspeed
+
+        self._optimizer = _adam(model, settings.weight_decay)
+        self._settings = settings
+        cut = settings.batching
+        config = training.deepspeed_config(settings.zero_stage, bf16=False) | {
+            "train_batch_size": cut.micro * cut.accumulate * settings.workers,
+            "train_micro_batch_size_per_gpu": cut.micro,
+            "gradient_accumulation_steps": cut.accumulate,
+            "gradient_clipping": settings.gradient_clip,
+        }
+        self.model, *_ = deepspeed.initialize(model=model, optimizer=self._optimizer, config=config)
+
+    def begin(self, learning_rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def backward(self, loss: "torch.Tensor") -> None:
+        # DeepSpeed takes means over workers and micro-batches.
+        self.model.backward(loss * self._settings.workers * self._settings.batching.accumulate)
+        self.model.step()
+
+    def end(self) -> float:
+        # The last backward's step was the one that counts.
+        return float(self.model.get_global_grad_norm())
+
+    def state(self) -> State:
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        found: State = {"weights": {}} | {moment: {} for moment in MOMENTS}
+        for name, weight in trained(self.model.module).items():
+            found["weights"][name] = safe_get_full_fp32_param(weight).cpu().clone()
+            for moment in MOMENTS:
+                found[moment][name] = safe_get_full_optimizer_state(weight, moment).cpu().clone()
+        return found
+
+    def restore(self, state: State, steps: int) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        # Moments exist after a first step: one of a learning rate of 0 over a loss of 0 changes nothing else.
+        self.begin(0.0)
+        for _ in range(self._settings.batching.accumulate):
+            self.backward(self._nothing())
+        for name, weight in trained(self.model.module).items():
+            for moment in MOMENTS:
+                safe_set_full_optimizer_state(weight, state[moment][name].to(self.model.device), moment)
+        for kept in self._optimizer.state.values():
+            kept["step"].fill_(float(steps))
+
+    def _nothing(self) -> "torch.Tensor":
+        import torch
+
+        ids = torch.ones(1, 4, dtype=torch.long, device=self.model.device)
+        return self.model(ids, torch.ones_like(ids)).float().sum() * 0.0
