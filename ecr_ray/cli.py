@@ -49,7 +49,8 @@ def _stop_for_later(number: int, frame: Any) -> None:
 def _quiet() -> None:
     """Keep other people's start-up chatter off the screen; their warnings and errors stay."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # A driver runs no engine; what it imports of vLLM warns of a triton that no CPU needs. Engines warn as they like.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
 

@@ -35,9 +35,9 @@ TEXTS: dict[str, dict[str, str]] = {
         "(Siro, Aliannejadi, de Rijke, SIGIR 2022, MIT). A fifth of the rated dialogues is never learnt from; what "
         "follows was measured on it. Their texts are ReDial train dialogues, which the language model under the judge "
         "has read, without any rating.",
-        "cannot": "Where the list above does not say `ahead`, the judge adds nothing that could be shown. How content a "
-        "seeker is with a turn its overall score hardly tells; its empathy, which was learnt from just that, tells a "
-        "little. It knows only the rubric `ecr-ma`, in English, on ReDial's crowd-sourced dialogues.",
+        "cannot": "Where the list above does not say `ahead`, the judge adds nothing that could be shown. How content "
+        "a seeker is with a turn its overall score hardly tells; its empathy, which was learnt from just that, tells "
+        "a little. It knows only the rubric `ecr-ma`, in English, on ReDial's crowd-sourced dialogues.",
     },
 }
 
