@@ -308,6 +308,49 @@ class CriticConfig:
 
 
 @dataclass(frozen=True)
+class TuneConfig:
+    """Search a critic's settings with Ray Tune: Optuna proposes, ASHA stops what falls behind.
+
+    A trial is a Ray Train run. What the trials share stands in the table [critic] of the profile or --config file,
+    what is searched in its table [space], as in `learning_rate = {low = 1e-5, high = 1e-3, log = true}` or
+    `pooling = ["mean", "cls"]`.
+    Run it again after any crash with the same arguments: finished trials stay, unfinished ones go on.
+    The result is best.toml: `python jobs/train_critic.py --config runs/tune/best.toml`.
+    Exit code 0: done; 1: cannot run as asked; 3: done, but some trials failed.
+    """
+
+    profile: str = "tiny"
+    """Set of defaults: tiny (laptop, bundled models), node (one GPU host), cluster, or a path to a .toml."""
+    config: str | None = None
+    """A .toml file whose [tune], [critic] and [space] tables override the profile."""
+    targets: tuple[str, ...] | None = None
+    """Artifacts of jobs/score.py, instead of what [critic] says."""
+    output: str = "runs/tune"
+    """Directory of the artifact, shared by all nodes: best.toml, trials.parquet, curves.parquet, summary.html,
+    tensorboard/, run.json."""
+    trials: int = 16
+    concurrent: int | None = None
+    """Trials at the same time; by default as many as the cluster's CPUs or GPUs have room for."""
+    time_budget_s: float | None = None
+    """Stop the search after so long."""
+    stop_early: bool = True
+    """Stop trials that fall behind the others (ASHA)."""
+    grace_share: float = 0.2
+    """No trial is stopped before this share of its rows."""
+    reduction: int = 3
+    """Of the trials that get as far, one in so many goes on."""
+    smoke: bool = False
+    """Two trials of a few steps, to see that it runs."""
+    track: Literal["none", "wandb", "mlflow"] = "none"
+    """Follow the trials with Weights & Biases (offline unless WANDB_MODE says otherwise) or MLflow (into mlruns/ unless
+    MLFLOW_TRACKING_URI says otherwise) as well; their packages are not installed by default. TensorBoard's files are
+    always written."""
+    seed: int = 0
+    overwrite: bool = False
+    """Replace an artifact that was made with other settings."""
+
+
+@dataclass(frozen=True)
 class ClusterConfig:
     """Start a Ray cluster inside a SLURM job, run a job file on it, and leave nothing behind.
 
@@ -357,8 +400,9 @@ class JudgeConfig:
     """How one judge is run. Stands in a profile or --config file as [judges.NAME]."""
 
     model: str
-    """`tiny:SEED`, a directory, or a hub id; for `http` the model's name at the endpoint."""
-    backend: Literal["vllm", "http"] = "vllm"
+    """`tiny:SEED`, a directory, or a hub id; for `http` the model's name at the endpoint; for `critic` a bundled critic
+    or a directory with one."""
+    backend: Literal["vllm", "http", "critic"] = "vllm"
     device: Literal["gpu", "cpu"] = "gpu"
     engines: int = 1
     tensor_parallel_size: int = 1
@@ -424,6 +468,14 @@ def load_judges(profile: str, config: str | None) -> dict[str, JudgeConfig]:
         if "model" not in table:
             raise ConfigError(f"[judges.{name}]: the key 'model' is missing")
     return {name: _typed(JudgeConfig, {**table, "name": name}, f"[judges.{name}]") for name, table in tables.items()}
+
+
+def load_table(name: str, profile: str, config: str | None) -> dict[str, Any]:
+    """A table that is no stage's: the config file's keys over the profile's."""
+    found: dict[str, Any] = {}
+    for _, tables in _sources(profile, config):
+        found |= tables.get(name, {})
+    return found
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -4,12 +4,13 @@ import argparse
 import sys
 
 from ecr_ray import benchmarks, cli, storage
-from ecr_ray.benchmarks import cluster, score, sft
+from ecr_ray.benchmarks import cluster, critic, score, sft
 
 BENCHMARKS = {
     "score": lambda chosen: score.run(chosen.rounds, chosen.rows, chosen.many_rows),
     "score-larger": lambda chosen: score.run_larger(chosen.rounds, chosen.rows),
     "sft": lambda chosen: sft.run(chosen.rounds),
+    "critic": lambda chosen: critic.run(chosen.rounds),
     "cluster": lambda chosen: cluster.run(chosen.rounds),
 }
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ecr_ray import runs, storage, training
 from ecr_ray.config import ConfigError, CriticConfig
@@ -257,7 +258,7 @@ def fit(settings: CriticConfig, reader: text.Reader, work: Path, data: dict[str,
     Raises:
         TrainingError: workers died more often than allowed.
     """
-    trainer, steps = make_trainer(settings, reader, work, data)
+    trainer, steps = make_trainer(settings, reader.tokenizer.pad_token_id, work, data)
     done = max(worker.checkpoints(work), default=0)
     shown = {"loss": "loss", "valid_error": "unexplained", "valid_spearman": "spearman"}
     with training.Progress("critic", work / worker.CURVE, steps, done, shown):
@@ -270,11 +271,12 @@ def fit(settings: CriticConfig, reader: text.Reader, work: Path, data: dict[str,
 
 
 def make_trainer(
-    settings: CriticConfig, reader: text.Reader, work: Path, data: dict[str, Any], callbacks: list[Any] | None = None
+    settings: CriticConfig, filler: int, work: Path, data: dict[str, Any], callbacks: list[Any] | None = None
 ) -> tuple[Any, int]:
     """Ray Train's trainer, and how many steps it will take.
 
     Args:
+        filler: the token that pads.
         callbacks: for its RunConfig; a search listens with one.
     """
     import ray
@@ -285,7 +287,7 @@ def make_trainer(
     device = training.choose_device(settings.device, ray.cluster_resources().get("GPU", 0))
     training.check_compiler(device, settings.zero_stage)
     rows = storage.read_parquet(work / "train.parquet", ["ids", "targets", "weights"])
-    lengths = np.array([len(ids) for ids in rows["ids"].to_pylist()])
+    lengths = pc.list_value_length(rows["ids"]).to_numpy()
     steps = batches.plan(lengths, settings.batch, settings.epochs, settings.seed)[: settings.max_steps]
     shards = batches.write_shards(rows, steps, settings.micro_batch, settings.workers, work / "shards")
     DataContext.get_current().enable_progress_bars = False
@@ -296,7 +298,7 @@ def make_trainer(
             "shape": asdict(shape_of(settings, data)),
             "work": str(work),
             "steps": len(steps),
-            "filler": reader.tokenizer.pad_token_id,
+            "filler": filler,
             "head_weights": head_weights(settings, tuple(data["heads"])),
             "device": device,
             "threads": settings.threads_per_worker or max(1, (os.cpu_count() or 1) // settings.workers),

@@ -83,8 +83,12 @@ def arguments(
     settings: SftConfig, work: Path, device: training.Device, workers: int, *, has_valid: bool
 ) -> "SFTConfig":
     """The trainer's settings: the same global batch, and so the same curve, on any number of workers."""
+    import torch.distributed
     from trl import SFTConfig as TrainerConfig
 
+    # Ray makes the process group; a trainer that is run without it (the benchmark's peer) has none.
+    grouped = torch.distributed.is_initialized()
+    backend = "gloo" if device == "cpu" else "nccl"
     cut = training.batching(settings.batch, settings.micro_batch, workers)
     return TrainerConfig(
         output_dir=str(work / "checkpoints"),
@@ -105,7 +109,7 @@ def arguments(
         # The driver has tokenized and packed, once for all workers.
         dataset_kwargs={"skip_prepare_dataset": True},
         use_cpu=device == "cpu",
-        ddp_backend="gloo" if device == "cpu" else "nccl",
+        ddp_backend=backend if grouped else None,
         bf16=settings.bf16,
         gradient_checkpointing=settings.gradient_checkpointing,
         deepspeed=training.deepspeed_config(settings.zero_stage, bf16=settings.bf16) if settings.zero_stage else None,
@@ -173,7 +177,8 @@ def make_reporter(work: Path, rank: int, workers: int) -> "TrainerCallback":
                 with (work / CURVE).open("a") as file:
                     file.write(json.dumps(entry) + "\n")
                 self._export(logs)
-            if "loss" in logs or "eval_loss" in logs:
+            if "eval_loss" in logs or state.global_step == state.max_steps:
+                # Waits until Ray's controller has fetched the one before, up to half a second: not after every step.
                 ray.train.report({"step": state.global_step, **logs})
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

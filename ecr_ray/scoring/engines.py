@@ -60,7 +60,7 @@ def run_pass(asker: Asker, work: Work) -> Iterator[dict[str, int]]:
     turns = ray.data.read_parquet(work.turns, columns=TURN_COLUMNS).repartition(
         target_num_rows_per_block=work.batch_size
     )
-    judged = _over_http if asker.judge.backend == "http" else _over_vllm
+    judged = {"http": _over_http, "critic": _over_critic, "vllm": _over_vllm}[asker.judge.backend]
     counted = judged(turns, asker, work).map_batches(
         _Write(work.directory, score_schema(asker.aspects)),
         batch_size=None,
@@ -172,14 +172,17 @@ def _over_vllm(turns: Any, asker: Asker, work: Work) -> Any:
     return answered.map_batches(_Failed(asker), batch_size=None, batch_format="pyarrow", num_cpus=LIGHT_CPUS)
 
 
+def _over_critic(turns: Any, asker: Asker, work: Work) -> Any:
+    # A critic learns from scores and is a later stage; only who names one as a judge needs it here.
+    from ecr_ray.critic import judge
+
+    return judge.over(_without_done(turns, work), asker, work.batch_size)
+
+
 def _over_http(turns: Any, asker: Asker, work: Work) -> Any:
     import ray
 
-    done = ray.put(parts.done_ids(work.directory))
-    undone = turns.map_batches(
-        lambda batch: _undone(batch, ray.get(done)), batch_size=None, batch_format="pyarrow", num_cpus=LIGHT_CPUS
-    )
-    return undone.map_batches(
+    return _without_done(turns, work).map_batches(
         http_judge.HttpJudge,
         fn_constructor_args=(asker,),
         batch_size=work.batch_size,
@@ -196,6 +199,15 @@ def _score(asker: Asker, row: Mapping[str, Any]) -> dict[str, Any]:
         return asker.score_row(row, asker.judgment(row["logprobs"]), **usage)
     except digits.AnswerError as error:
         return asker.score_row(row, None, status=error.status, reason=str(error), **usage)
+
+
+def _without_done(turns: Any, work: Work) -> Any:
+    import ray
+
+    done = ray.put(parts.done_ids(work.directory))
+    return turns.map_batches(
+        lambda batch: _undone(batch, ray.get(done)), batch_size=None, batch_format="pyarrow", num_cpus=LIGHT_CPUS
+    )
 
 
 def _undone(batch: pa.Table, done: pa.Array) -> pa.Table:

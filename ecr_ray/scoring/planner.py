@@ -188,6 +188,9 @@ def table(judges: Sequence[JudgeConfig], shapes: Mapping[str, Shape], nodes: Seq
         if judge.backend == "http":
             lines.append(f"{judge.name:<28} over HTTP at {judge.url}")
             continue
+        if judge.backend == "critic":
+            lines.append(f"{judge.name:<28} {judge.engines:>7}  a critic: an encoder, no engine")
+            continue
         wanted = need(judge, shapes[judge.name])
         lines.append(
             f"{judge.name:<28} {judge.engines:>7}  {wanted.gpus:>11}  {wanted.weights_gib:>7.2f}  {wanted.kv_gib:>8.2f}"

@@ -85,7 +85,7 @@ def chosen_judges(config: ScoreConfig) -> list[JudgeConfig]:
     """The judges named in the config, with its overrides applied.
 
     Raises:
-        ConfigError: an unknown or repeated name.
+        ConfigError: an unknown or repeated name, or a critic of another rubric.
     """
     known = load_judges(config.profile, config.config)
     judges = []
@@ -98,6 +98,11 @@ def chosen_judges(config: ScoreConfig) -> list[JudgeConfig]:
             if getattr(config, key) is not None
         }
         judges.append(replace(known[name], **overrides))
+        if known[name].backend == "critic":
+            # A critic learns from scores and is a later stage; only who names one as a judge needs it here.
+            from ecr_ray.critic import judge as critic_judge
+
+            critic_judge.check(judges[-1], config.rubric)
     if len(set(config.judges)) < len(judges) or not judges:
         raise ConfigError("--judges must name at least one judge, and none of them twice")
     return judges
