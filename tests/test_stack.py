@@ -96,3 +96,47 @@ def test_ray_train_takes_the_arguments_we_pass():
     assert {"name", "storage_path", "failure_config"} <= set(inspect.signature(RunConfig).parameters)
     assert {"max_failures", "controller_failure_limit"} <= set(inspect.signature(FailureConfig).parameters)
     assert not inspect.signature(get_preemption_info).parameters
+
+
+def test_ray_tune_and_optuna_take_the_arguments_we_pass():
+    import optuna
+    from ray import tune
+    from ray.tune.integration.ray_train import TuneReportCallback
+    from ray.tune.schedulers import AsyncHyperBandScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    def takes(call, *wanted):
+        assert set(wanted) <= set(inspect.signature(call).parameters), call
+
+    takes(
+        tune.TuneConfig,
+        *("metric", "mode", "num_samples", "max_concurrent_trials", "time_budget_s", "search_alg", "scheduler"),
+        "trial_dirname_creator",
+    )
+    takes(tune.RunConfig, "name", "storage_path", "callbacks", "verbose")
+    takes(tune.Tuner.restore, "path", "trainable", "resume_unfinished", "resume_errored")
+    takes(AsyncHyperBandScheduler, "time_attr", "max_t", "grace_period", "reduction_factor")
+    takes(OptunaSearch, "sampler", "metric", "mode")
+    takes(optuna.samplers.TPESampler, "seed", "multivariate", "constant_liar", "warn_independent_sampling")
+    takes(optuna.importance.get_param_importances, "study", "evaluator")
+    assert {"after_report"} <= set(dir(TuneReportCallback))
+
+
+def test_ray_data_keeps_order_for_training_as_we_ask():
+    from ray.data import ExecutionOptions
+    from ray.train import DataConfig
+
+    assert {"datasets_to_split", "execution_options"} <= set(inspect.signature(DataConfig).parameters)
+    assert "preserve_order" in inspect.signature(ExecutionOptions).parameters
+
+
+def test_deepspeed_gives_and_takes_whole_weights_and_moments():
+    from deepspeed import utils
+
+    names = {
+        "safe_get_full_fp32_param": ["param"],
+        "safe_get_full_optimizer_state": ["param", "optim_state_key"],
+        "safe_set_full_optimizer_state": ["param", "value", "optim_state_key"],
+    }
+    for name, wanted in names.items():
+        assert list(inspect.signature(getattr(utils, name)).parameters)[: len(wanted)] == wanted

@@ -21,7 +21,7 @@ from ecr_ray.models import tiny
 from ecr_ray.policy import sft, sft_worker
 
 MODULE = "ecr_ray.benchmarks.sft"
-STEPS = 20
+STEPS = 8
 # A run of its own is not evaluated: that is the same work in both.
 _CHANGES = {"max_steps": STEPS, "log_every": 1, "eval_every": 10_000, "save_every": 10_000, "valid_share": 0.0}
 
