@@ -52,6 +52,10 @@ def connect() -> str:
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     # Ray starts its workers, and so their engines, at nice 15: on a small machine everything else goes first.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # Every process of Ray wakes a hundred times a second, and Ray keeps as many idle ones as CPUs: on two cores that
+    # is a share of what trains.
+    os.environ.setdefault("RAY_num_workers_soft_limit", "1")
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "10000")
     context = ray.init(
         # Not one that somebody else may have running here, nor one that left its address behind.
         address="local",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ecr_ray import prompts
-from ecr_ray.critic import people
+from ecr_ray.critic import evaluate, people
 from ecr_ray.models import judge_measures, recipe, tiny
 from ecr_ray.models.measure import RECORD
 
@@ -18,6 +18,10 @@ _DATA = """\
 ReDial (Li, Kahou, Schulz, Michalski, Charlin, Pal, "Towards Deep Conversational Recommendations", NeurIPS 2018),
 licence CC BY 4.0, its split `train` only (UniCRS's `valid` dialogues to choose the weights). Texts are learnt from, not
 contained; a model of this size may still repeat short pieces of them. Weights and code: Apache-2.0."""
+
+_PEOPLE = """\
+People's ratings: USS (Sun, Zhang, Balog, Ren, Ren, Chen, de Rijke, SIGIR 2021) and ABA-ReDial (Siro, Aliannejadi, de
+Rijke, SIGIR 2022, MIT). A fifth of the rated dialogues is never learnt from; figures against people are of these."""
 
 TEXTS: dict[str, dict[str, str]] = {
     "ecr-tiny-chat": {
@@ -31,13 +35,31 @@ TEXTS: dict[str, dict[str, str]] = {
     "ecr-tiny-judge": {
         "what": "The same Llama, tuned to answer the judges' prompt of the rubric `ecr-ma` with four digits.",
         "data": _DATA
-        + "\n\nPeople's ratings: USS (Sun, Zhang, Balog, Ren, Ren, Chen, de Rijke, SIGIR 2021) and ABA-ReDial "
-        "(Siro, Aliannejadi, de Rijke, SIGIR 2022, MIT). A fifth of the rated dialogues is never learnt from; what "
-        "follows was measured on it. Their texts are ReDial train dialogues, which the language model under the judge "
-        "has read, without any rating.",
+        + f"\n\n{_PEOPLE} Their texts are ReDial train dialogues, which the language model under the judge has read, "
+        "without any rating.",
         "cannot": "Where the list above does not say `ahead`, the judge adds nothing that could be shown. How content "
         "a seeker is with a turn its overall score hardly tells; its empathy, which was learnt from just that, tells "
         "a little. It knows only the rubric `ecr-ma`, in English, on ReDial's crowd-sourced dialogues.",
+    },
+    "ecr-tiny-reader": {
+        "what": "A reaction reader: all-MiniLM-L6-v2 (Apache-2.0, comes as a package) with two layers and a head tuned "
+        "to read from what a seeker said *next* how content they were with the turn before. Hindsight of "
+        "jobs/train_critic.py; it is no reward, because a reward cannot see what comes next.",
+        "data": _PEOPLE,
+        "cannot": "It was tuned on ten thousand ratings of one source, in English. Ratings of one person go with those "
+        "of the others about as little as its own do; of a single turn it says little, of many something.",
+    },
+    "ecr-tiny-critic": {
+        "what": "The critic of the `tiny` profile and the reward of its PPO: all-MiniLM-L6-v2 (Apache-2.0, comes as a "
+        "package; only what differs from it is stored here) with a head for every aspect of the rubric `ecr-ma`, for "
+        "hindsight (the seeker's reaction; whether the films that were named are liked), and for `overall`, each with "
+        "an uncertainty of its own.",
+        "data": _DATA + "\n\nTargets: the scores of ecr-tiny-judge, and hindsight: ecr-tiny-reader's reading of what "
+        "the seeker said next, people's own ratings where there are some, the seeker's form for the films that a reply "
+        "names. " + _PEOPLE,
+        "cannot": "It is worth what its targets are: a small judge and a reader that knows ten thousand ratings. Where "
+        "the lists above do not say `ahead`, it adds nothing that could be shown. To climb it far is to climb its "
+        "errors; what PPO gains must be judged by somebody who took no part.",
     },
 }
 
@@ -45,61 +67,106 @@ TEXTS: dict[str, dict[str, str]] = {
 def card(name: str, directory: Path) -> str:
     """The card as Markdown."""
     run = json.loads((directory / "run.json").read_text())
-    measured = json.loads((directory / RECORD).read_text())
     texts = TEXTS[name]
-    kind = name.rpartition("-")[2]
     parts = [
         f"# {name}",
         texts["what"],
         "## Data and licence",
         texts["data"],
         "## How it was made",
-        _made(kind, run),
-        "## Measured",
-        _measured(measured),
+        _made(name.rpartition("-")[2], run),
+        *(_critic(run) if run["stage"] == "critic" else _language_model(name, directory)),
     ]
+    return "\n\n".join([*parts, "## What it cannot do", texts["cannot"]]) + "\n"
+
+
+def _language_model(name: str, directory: Path) -> list[str]:
+    measured = json.loads((directory / RECORD).read_text())
+    command = " ".join(measured["command"])
+    where = f"`{command}`, seed {measured['seed']}; the figures are in `{RECORD}`."
+    parts = ["## Measured", _measured(measured["rows"], where)]
     if "labels" in measured:
-        parts += ["## In a sentence", _verdict(measured["rows"], name)]
+        trivial = (people.LENGTH, people.MEAN, judge_measures.UNTRAINED)
+        parts += ["## In a sentence", _verdict(measured["rows"], name, trivial)]
         parts += ["## What its aspects are learnt from", _labels(measured["labels"])]
     if "samples" in measured:
         parts += ["## Ten replies, as they came", _samples(measured)]
-    return "\n\n".join([*parts, "## What it cannot do", texts["cannot"]]) + "\n"
+    return parts
+
+
+def _critic(run: Mapping[str, Any]) -> list[str]:
+    """A critic measures itself at the end of its run; of people's ratings the last head's and the reaction's matter."""
+    ours = f"{evaluate.CRITIC}: {run['heads'][-1]}"
+    kept = {ours, f"{evaluate.CRITIC}: reaction"}
+    held_out = [_named(row) for row in run["measures"]]
+    rated = [_named(r) for r in run["people"] if r["model"] in kept or not r["model"].startswith(evaluate.CRITIC)]
+    where = f"The job measures by itself; all figures are in `run.json`, seed {run['seed']}."
+    parts = []
+    if held_out:
+        parts += [
+            "## Measured on held-out targets",
+            _measured(held_out, where),
+            _verdict(held_out, evaluate.CRITIC, (evaluate.MEAN, evaluate.LENGTH, evaluate.WORDS)),
+        ]
+    return [
+        *parts,
+        "## Measured on people",
+        _measured(rated, where),
+        _verdict(rated, ours, (people.LENGTH, people.MEAN, evaluate.WORDS)),
+        "## Where its targets come from",
+        _sources(run),
+    ]
+
+
+def _named(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {**row, "measure": f"{row['measure']}, {row['head']}"}
+
+
+def _sources(run: Mapping[str, Any]) -> str:
+    known = [f"| {head} | {count:,} |" for head, count in run["known_targets"].items()]
+    mixed = ", ".join(f"{source} {count:,}" for source, count in run["overall_from"].items())
+    table = "\n".join(["| head | turns learnt that know it |", "|---|---|", *known])
+    return f"{table}\n\n`{run['heads'][-1]}` of all turns, of every split, is from: {mixed}."
 
 
 def _made(kind: str, run: Mapping[str, Any]) -> str:
     commands = "\n".join(shlex.join(["python", *words]) for words in recipe.commands(kind))
-    found, machine = run["result"], run["hardware"]
-    loss = f"held-out loss {found['valid_loss_first']:.3f} → {found['valid_loss_best']:.3f} nats a token"
+    machine = run["hardware"]
     minutes = f"{run['timings_s']['train'] / 60:.0f} minutes on {machine['cores']} cores ({machine['cpu']}), no GPU"
+    with_ = "" if run["stage"] == "critic" else " (with the tokenizer of `python -m ecr_ray.models.recipe tokenizer`)"
     return (
-        f"`python -m ecr_ray.models.recipe {kind}`, which is (with the tokenizer of `python -m ecr_ray.models.recipe "
-        f"tokenizer`)\n\n```bash\n{commands}\n```\n\nThe last of them: {found['steps']:,} steps, {loss}, seed "
-        f"{run['seed']}, {minutes}. The records of the runs are the files `run*.json` here."
+        f"`python -m ecr_ray.models.recipe {kind}`, which is{with_}\n\n```bash\n{commands}\n```\n\n"
+        f"The last of them: {_went(run['result'])}, seed {run['seed']}, {minutes}. The runs' records are the files "
+        "`run*.json` here."
     )
 
 
-def _measured(record: Mapping[str, Any]) -> str:
-    models = list(dict.fromkeys(row["model"] for row in record["rows"]))
-    measures = list(dict.fromkeys(row["measure"] for row in record["rows"]))
-    cells = {(row["measure"], row["model"]): row for row in record["rows"]}
+def _went(found: Mapping[str, Any]) -> str:
+    if "steps" in found:
+        loss = f"held-out loss {found['valid_loss_first']:.3f} → {found['valid_loss_best']:.3f} nats a token"
+        return f"{found['steps']:,} steps, {loss}"
+    best = f"{found['best']:.3f} of the held-out targets' variance not explained (1: what their mean gives)"
+    return f"{found['step']:,} steps, the weights of step {found['best_step']:,}, {best}"
+
+
+def _measured(rows: Sequence[Mapping[str, Any]], where: str) -> str:
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    cells = {(row["measure"], row["model"]): row for row in rows}
     lines = ["| | " + " | ".join(models) + " |", "|---" * (len(models) + 1) + "|"]
     for measure in measures:
         lines.append(f"| {measure} | " + " | ".join(_cell(cells.get((measure, model))) for model in models) + " |")
-    n = {f"{row['n']:,} of {row['dialogues']:,} dialogues" for row in record["rows"]}
-    command = " ".join(record["command"])
-    return (
-        "\n".join(lines)
-        + f"\n\nIn brackets 95 % intervals, resampling dialogues. Rows: {'; '.join(sorted(n))}. `{command}`, seed "
-        + f"{record['seed']}; the figures are in `{RECORD}`."
-    )
+    n = {f"{row['n']:,} of {row['dialogues']:,} dialogues" for row in rows}
+    said = f"In brackets 95 % intervals, resampling dialogues. Rows: {'; '.join(sorted(n))}. {where}"
+    return "\n".join(lines) + f"\n\n{said}"
 
 
-def _verdict(rows: Sequence[Mapping[str, Any]], ours: str) -> str:
-    """Which trivial scores the judge is ahead of, beyond what resampling the dialogues could make."""
+def _verdict(rows: Sequence[Mapping[str, Any]], ours: str, trivial_names: Sequence[str]) -> str:
+    """Which trivial scores `ours` is ahead of, beyond what resampling the dialogues could make."""
     lines = []
     for measure in dict.fromkeys(row["measure"] for row in rows):
         named = {row["model"]: row for row in rows if row["measure"] == measure}
-        trivial = [named[name] for name in (people.LENGTH, people.MEAN, judge_measures.UNTRAINED) if name in named]
+        trivial = [named[name] for name in trivial_names if name in named]
         ahead = [row["model"] for row in trivial if row["ahead"]["low"] is not None and row["ahead"]["low"] > 0]
         behind = [row["model"] for row in trivial if row["ahead"]["high"] is not None and row["ahead"]["high"] < 0]
         level = [row["model"] for row in trivial if row["model"] not in ahead + behind]
@@ -140,7 +207,7 @@ def _one_line(text: str) -> str:
 
 
 if __name__ == "__main__":
-    for model in tiny.BUNDLED:
-        if (tiny.HERE / model / RECORD).is_file():
+    for model in TEXTS:
+        if (tiny.HERE / model / "run.json").is_file():
             (tiny.HERE / model / "README.md").write_text(card(model, tiny.HERE / model), encoding="utf-8")
             print(f"result: {tiny.HERE / model / 'README.md'}")

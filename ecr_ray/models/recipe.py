@@ -1,7 +1,7 @@
-"""How the bundled models are made: `python -m ecr_ray.models.recipe tokenizer|chat|judge`, in this order.
+"""How the bundled models are made: `python -m ecr_ray.models.recipe tokenizer|chat|judge|reader|critic`, in this order.
 
-Needs ReDial below ECR_DATA_DIR. Every model is trained by jobs/sft.py on the split `train` only; `--print` shows the
-commands without running them. What a run leaves in runs/models is picked up again when the same is run once more.
+Needs ReDial below ECR_DATA_DIR. Every model is trained by the project's jobs on the split `train` only; `--print` shows
+the commands without running them. What a run leaves in runs/models is picked up again when the same is run once more.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from ecr_ray.models import tiny
 from ecr_ray.policy import judging
 
 RUNS = Path("runs/models")
+_SCORED = [f"scores-{split}" for split in ("train", "valid", "test")]
 _REDIAL = "--input redial:train --valid-input redial:valid --bf16 --seed 0 --eval-every 400 --save-every 400"
 # From scratch the whole of every dialogue is learnt, then only how to answer.
 STEPS = {
@@ -32,6 +33,15 @@ STEPS = {
     "judge": {
         "judge": "jobs/sft.py --recipes judge --base ecr-tiny-chat --bf16 --seed 0 --eval-every 200 --save-every 200 "
         "--epochs 1 --learning-rate 5e-4 --save-dtype float16",
+    },
+    "reader": {
+        "reader": "jobs/train_critic.py --learn reactions --train-layers 2 --epochs 4 --max-length 128 --seed 0 "
+        "--eval-every 20 --save-every 100",
+    },
+    "critic": {
+        **{name: f"jobs/score.py --input redial:{name.rpartition('-')[2]}" for name in _SCORED},
+        "critic": f"jobs/train_critic.py --targets {' '.join(str(RUNS / name) for name in _SCORED)} "
+        "--reader ecr-tiny-reader --epochs 1 --max-length 128 --seed 0 --eval-every 200 --save-every 200",
     },
 }
 

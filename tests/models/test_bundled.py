@@ -9,11 +9,15 @@ from ecr_ray.models import cards, recipe, tiny
 from ecr_ray.models.measure import RECORD
 
 BUNDLED = [name for name in tiny.BUNDLED if (tiny.HERE / name).is_dir()]
+CRITICS = [name for name in cards.TEXTS if name not in tiny.BUNDLED and (tiny.HERE / name).is_dir()]
+
+
+def size(*names):
+    return sum(path.stat().st_size for name in names for path in (tiny.HERE / name).rglob("*") if path.is_file())
 
 
 def test_together_they_are_small_enough_for_git():
-    size = sum(path.stat().st_size for name in BUNDLED for path in (tiny.HERE / name).rglob("*") if path.is_file())
-    assert size <= 40e6
+    assert size(*BUNDLED) <= 40e6 and size(*CRITICS) <= 50e6
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -51,6 +55,21 @@ def test_its_card_says_what_its_records_say(name):
     assert run["stage"] == "sft" and run["config"]["save_dtype"] == "float16"
 
 
+@pytest.mark.parametrize("name", CRITICS)
+def test_a_critic_is_loaded_by_its_name_and_tells_turns_apart(name):
+    from ecr_ray.critic import predict
+
+    critic = predict.Local(name)
+    asked = [{"role": "seeker", "text": "Can you recommend a good comedy?"}]
+    found = critic.predict([asked, asked], ["Have you seen Airplane! (1980)? It is hilarious!", "no"])
+    assert abs(found.mean_NK[0] - found.mean_NK[1]).max() > 0.02 and (found.std_NK > 0).all()
+    run = json.loads((tiny.HERE / name / "run.json").read_text())
+    assert run["stage"] == "critic" and tuple(run["heads"]) == critic.shape.heads
+    weights = storage.digest(tiny.HERE / name / "model.safetensors")["sha256"]
+    assert weights in [file["sha256"] for file in run["model"]]
+    assert (tiny.HERE / name / "README.md").read_text(encoding="utf-8") == cards.card(name, tiny.HERE / name)
+
+
 @pytest.mark.skipif("ecr-tiny-chat" not in BUNDLED, reason="the chat model is not in the package")
 def test_the_chat_model_answers_a_greeting_and_stops():
     import torch
@@ -75,10 +94,14 @@ def test_the_chat_model_answers_a_greeting_and_stops():
 
 @pytest.mark.parametrize("model", list(recipe.STEPS))
 def test_the_recipes_commands_are_commands_of_the_job(model):
-    from ecr_ray.config import SftConfig, load
+    from ecr_ray import config
 
+    stages = {
+        "jobs/sft.py": (config.SftConfig, "sft"),
+        "jobs/score.py": (config.ScoreConfig, "score"),
+        "jobs/train_critic.py": (config.CriticConfig, "critic"),
+    }
     for words in recipe.commands(model):
-        assert words[0] == "jobs/sft.py"
-        settings = load(SftConfig, "sft", words[1:])
-        assert settings.profile == "tiny" and settings.save_every % settings.eval_every == 0
-    assert settings.save_dtype == "float16"
+        settings = config.load(*stages[words[0]], words[1:])
+        assert settings.profile == "tiny"
+    assert settings.save_every % settings.eval_every == 0 and settings.save_dtype == "float16"

@@ -18,6 +18,8 @@ from tests.conftest import ROOT, turn, write_turns
 from tests.integration.slurm.local_slurm import DONE, until
 
 pytestmark = pytest.mark.slow
+# Twenty take five minutes.
+MANY = int(os.environ.get("ECR_MANY_JOBS", "8"))
 
 ENGINES = """
 [judges.ecr-tiny-judge]
@@ -129,7 +131,7 @@ def test_a_cluster_to_attach_to(bench):
     bench.assert_clean()
 
 
-def test_twenty_jobs_in_a_row_some_cancelled_and_one_out_of_time_leave_nothing(bench):
+def test_many_jobs_in_a_row_some_cancelled_and_one_out_of_time_leave_nothing(bench):
     chance = random.Random(3)
     # Nobody tells this one that its minute is nearly over.
     forever = bench.job("time.sleep(600)", "forever.py")
@@ -137,7 +139,7 @@ def test_twenty_jobs_in_a_row_some_cancelled_and_one_out_of_time_leave_nothing(b
     bench.job("print('worked', flush=True)")
     waiting = [
         bench.submit("job.py", nodes=chance.choice([1, 2]), sbatch=["--cpus-per-task=2", "--mem=2000"])
-        for _ in range(20)
+        for _ in range(MANY)
     ]
     doomed = {job: chance.uniform(0, 12) for job in waiting if chance.random() < 0.5}
     end = time.monotonic() + 600
@@ -154,7 +156,7 @@ def test_twenty_jobs_in_a_row_some_cancelled_and_one_out_of_time_leave_nothing(b
     states = {job.name: bench.output(re.search(r"\d+", job.name)[0]) for job in bench.directory.glob("slurm-*.out")}
     worked = [name for name, output in states.items() if "worked" in output]
     cancelled = [name for name, output in states.items() if "ending on SIGTERM" in output]
-    assert len(worked) >= 8, states
+    assert len(worked) >= MANY // 3, states
     assert cancelled
     assert bench.finish(endless)[0] == "TIMEOUT"
     assert "driver:" in bench.output(endless)
