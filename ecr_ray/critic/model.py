@@ -68,13 +68,19 @@ def build(shape: Shape) -> "torch.nn.Module":
 
 
 def _encoder(auto: Any, name: str) -> Any:
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    # It reports the weights of the pooler, a head of its own that nothing here uses.
+    logging.set_verbosity_error()
     try:
-        # The pooler is a head of its own that nothing here uses.
         return auto.from_pretrained(resolve_encoder(name), add_pooling_layer=False)
     except TypeError:
         return auto.from_pretrained(resolve_encoder(name))
     except (OSError, ValueError) as error:
         raise EncoderError(f"cannot load --encoder {name}: {str(error).splitlines()[0]}") from error
+    finally:
+        logging.set_verbosity(level)
 
 
 def pool(states_BTH: "torch.Tensor", mask_BT: "torch.Tensor", how: str) -> "torch.Tensor":

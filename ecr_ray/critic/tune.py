@@ -187,8 +187,8 @@ def _tuner(search: Search, work: Path) -> Any:
             filler=search.reader.tokenizer.pad_token_id,
             address=ray.get_runtime_context().gcs_address,
         ),
-        # The trial's workers have resources of their own.
-        {"CPU": 0},
+        # The trial's workers have resources of their own; Tune takes no trial that asks for nothing.
+        {"CPU": 0.01},
     )
     place = work / "tune"
     if ray_tune.Tuner.can_restore(str(place)):
@@ -300,7 +300,7 @@ def _finish(search: Search, work: Path, grid: Any, timings: dict[str, float]) ->
         reasons = "; ".join(sorted({trial["reason"] for trial in trials if trial["reason"]}))
         raise training.TrainingError(f"not one of {len(trials)} trials came to a result: {reasons}")
     best = min(good, key=lambda trial: trial[METRIC])
-    storage.write_bytes(output / "best.toml", tune_report.best_toml(search.base, best, settings.config).encode())
+    storage.write_bytes(output / "best.toml", tune_report.best_toml(search.base, best).encode())
     curves = tune_report.curves(work / "trials", [trial["trial"] for trial in trials])
     storage.write_parquet(output / "curves.parquet", curves)
     storage.write_parquet(output / "trials.parquet", tune_report.table(trials))

@@ -83,24 +83,21 @@ def _short(value: Any) -> str:
     return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def best_toml(base: CriticConfig, best: Mapping[str, Any], config: str | None) -> str:
+def best_toml(base: CriticConfig, best: Mapping[str, Any]) -> str:
     """A --config file for jobs/train_critic.py: the best trial's settings over what all trials shared.
 
-    Everything that is not a default stands in it, so that it needs no other file.
+    Every setting stands in it, so that it means the same under any profile.
     """
     from ecr_ray.critic.tune import chosen_settings
 
     found = asdict(chosen_settings(base, best["chosen"]))
-    default = asdict(CriticConfig())
     lines = [
         f"# The best of a search: {METRIC} {best[METRIC]:.4f} after {best['step']} steps (trial {best['trial']}).",
         "[critic]",
     ]
     for name, value in found.items():
-        # A null needs no line where it is the default, and TOML has none.
-        if name in ("profile", "config", "output", "overwrite") or value is None:
-            continue
-        if value != default[name] or name in best["chosen"]:
+        # TOML has no null, and where one is meant it is the default.
+        if name not in ("profile", "config", "output", "overwrite") and value is not None:
             lines.append(f"{name} = {json.dumps(value)}")
     return "\n".join(lines) + "\n"
 

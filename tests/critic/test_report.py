@@ -37,7 +37,8 @@ def found():
 
 
 RUN = {
-    "config": {"learn": "scores"}, "rows": {"train_turns": 9, "valid_turns": 60, "test_turns": 0}, "failures": {},
+    "config": {"learn": "scores", "encoder": "minilm", "bootstrap": 9}, "failures": {},
+    "rows": {"train_turns": 9, "valid_turns": 60, "test_turns": 0},
     "heads": ["overall"], "rubric": "ecr-ma", "known_targets": {"overall": 9}, "overall_from": {"judges": 69},
     "result": {"step": 2, "best": 0.5, "best_step": 2, "since_best": 0, "stopped_early": False}, "doubt": [],
     "command": ["jobs/train_critic.py"], "code": {"version": "0", "commit": None, "changed": False},

@@ -36,7 +36,7 @@ def test_the_default_space_is_one_of_a_critics_settings():
 @pytest.mark.parametrize(
     ("space", "said"),
     [
-        ({"learning_rat": [1]}, "'learning_rat' is no setting of a critic to search; did you mean learning_rate?"),
+        ({"learning_rat": [1]}, "'learning_rat' is no setting of a critic to search; did you mean 'learning_rate'?"),
         ({"encoder": ["a", "b"]}, "'encoder' is no setting of a critic to search"),
         ({"dropout": 0.1}, "dropout is neither a list of values nor"),
         ({"dropout": []}, "dropout is neither a list of values nor"),
@@ -58,7 +58,7 @@ def test_a_trials_settings():
 
 def test_the_best_toml_is_a_config_of_the_critics_job(tmp_path):
     base = replace(BASE, train_layers=3)
-    text = tune_report.best_toml(base, TRIALS[1], None)
+    text = tune_report.best_toml(base, TRIALS[1])
     assert tomllib.loads(text)["critic"]["learning_rate"] == 1e-3
     (tmp_path / "best.toml").write_text(text)
     found = load(CriticConfig, "critic", ["--profile", "node", "--config", str(tmp_path / "best.toml")])
@@ -102,7 +102,7 @@ def test_the_page_shows_every_trial_and_why_one_failed():
 def test_a_search_is_checked_before_anything_starts(tmp_path):
     config = tmp_path / "mine.toml"
     config.write_text("[critic]\nlearning_rate = 1e-3\n[space]\nbatc = [1]\n")
-    with pytest.raises(ConfigError, match="'batc' is no setting of a critic to search; did you mean batch"):
+    with pytest.raises(ConfigError, match="'batc' is no setting of a critic to search; did you mean 'batch'"):
         tune.check(TuneConfig(config=str(config)))
     with pytest.raises(ConfigError, match="--track wandb needs its package: pip install wandb"):
         tune.check(TuneConfig(track="wandb"))

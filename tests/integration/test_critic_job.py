@@ -15,12 +15,12 @@ import pytest
 from ecr_ray import records, storage
 from ecr_ray.critic import model, predict, worker
 from ecr_ray.data import prepare
-from tests.conftest import ROOT
+from tests.conftest import ROOT, turn
 
 pytestmark = pytest.mark.slow
 ASPECTS = ("empathy", "informativeness", "recommendation", "engagement")
 STEPS = 24
-COMMON = ["--max-length", 48, "--batch", 16, "--micro-batch", 4, "--max-steps", STEPS, "--epochs", 5, "--people", "no"]
+COMMON = ["--max-length", 40, "--batch", 16, "--micro-batch", 4, "--max-steps", STEPS, "--epochs", 9, "--people", "no"]
 COMMON += ["--eval-every", 8, "--save-every", 8, "--log-every", 1, "--bootstrap", 50, "--train-layers", 2]
 COMMON += ["--learning-rate", 5e-4]
 
@@ -50,19 +50,25 @@ def until(condition, process, seconds=300):
         time.sleep(0.1)
 
 
+SAID = ("Try {}, it is warm, wonderful and great fun", "No idea about {}, I know nothing of that kind")
+
+
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    """The embedded dialogues, with scores that follow from the words: so it can be seen whether they are learnt."""
-    out = tmp_path_factory.mktemp("scored") / "score"
-    prepare.write_tables("sample", str(out), limit=None, max_message_chars=20_000, number_rows=False)
+    """Sixty dialogues of eight turns, with scores that follow from the words: one can see whether they are learnt."""
+    folder = tmp_path_factory.mktemp("scored")
+    chance = np.random.default_rng(0)
+    turns = [turn(n) | {"response": SAID[chance.integers(2)].format(f"film {n % 90}")} for n in range(480)]
+    (folder / "turns.jsonl").write_text("\n".join(map(json.dumps, turns)))
+    out = folder / "score"
+    prepare.write_tables(str(folder / "turns.jsonl"), str(out), limit=None, max_message_chars=20_000, number_rows=False)
     rows = []
     for file in storage.list_files(out / "turns"):
-        for turn in storage.read_parquet(file).to_pylist():
-            asks, names = "?" in turn["response"], "(" in turn["response"]
-            value = 0.2 + 0.3 * asks + 0.4 * names
+        for found in storage.read_parquet(file).to_pylist():
+            value = 0.2 + 0.6 * found["response"].startswith("Try") + chance.normal(0, 0.04)
             scores = dict.fromkeys((*ASPECTS, "overall"), value)
             spread = {f"{name}_spread": None for name in scores}
-            ids = {name: turn[name] for name in ("turn_id", "dialogue_id", "index")}
+            ids = {name: found[name] for name in ("turn_id", "dialogue_id", "index")}
             rows.append(ids | scores | spread | {"judges": 1})
     table = pa.Table.from_pylist(rows, schema=records.target_schema(ASPECTS))
     storage.write_parquet(out / "targets.parquet", table)
@@ -85,9 +91,9 @@ def curve(directory):
 def test_it_learns_and_says_how_well(undisturbed):
     out, printed = undisturbed
     losses, errors = curve(out)
-    assert len(losses) == STEPS and len(errors) == 3 and errors[-1] < 0.8
+    assert len(losses) == STEPS and len(errors) == 3 and errors[-1] < 0.5
     run = json.loads((out / "run.json").read_text())
-    assert run["heads"] == [*ASPECTS, "overall"] and run["overall_from"] == {"judges": 313}
+    assert run["heads"] == [*ASPECTS, "overall"] and run["overall_from"] == {"judges": 480}
     rows = {(r["head"], r["measure"], r["model"]): r for r in run["measures"]}
     assert rows["overall", "Spearman", "critic"]["value"] > 0.5
     assert rows["overall", "R²", "the training mean"]["ahead"]["low"] > 0
@@ -103,18 +109,17 @@ def test_the_artifact_holds_a_critic_that_predicts_what_was_measured(undisturbed
     # Two of MiniLM's six layers and the heads, in sixteen bits; the rest comes with the package.
     assert (out / "model" / model.WEIGHTS).stat().st_size < 8e6
     rows = pq.read_table(out / "predictions.parquet").to_pylist()[:20]
-    turns = {t["turn_id"]: t for t in prepare_turns(out)}
+    contexts = dict(read_contexts(out))
     local = predict.Local(str(out))
-    found = local.predict([turns[r["turn_id"]] for r in rows], [r["text"] for r in rows])
+    found = local.predict([contexts[r["turn_id"]] for r in rows], [r["text"] for r in rows])
     assert np.allclose(found.of("overall"), [r["overall_predicted"] for r in rows], atol=1e-4)
 
 
-def prepare_turns(out):
+def read_contexts(out):
     run = json.loads((out / "run.json").read_text())
-    artifact = run["config"]["targets"][0]
-    for file in storage.list_files(storage.join(artifact, "turns")):
-        for turn in storage.read_parquet(file).to_pylist():
-            yield {"turn_id": turn["turn_id"], "context": turn["context"]}
+    for file in storage.list_files(storage.join(run["config"]["targets"][0], "turns")):
+        for found in storage.read_parquet(file).to_pylist():
+            yield found["turn_id"], found["context"]
 
 
 def test_killed_and_gone_on_with_other_workers_it_is_the_same_run(undisturbed, scored, tmp_path):
@@ -157,7 +162,7 @@ def test_a_finished_critic_judges_turns(undisturbed, tmp_path):
 
 SEARCH = """
 [critic]
-max_length = 48
+max_length = 40
 micro_batch = 4
 train_layers = 1
 people = "no"
@@ -204,4 +209,4 @@ def test_a_search_is_killed_and_goes_on_stops_early_and_keeps_its_failures(clust
 
     best = settings.load(settings.CriticConfig, "critic", ["--config", str(out / "best.toml")])
     assert best.learning_rate == pytest.approx(run["best"]["chosen"]["learning_rate"])
-    assert best.targets == (str(scored),) and best.train_layers == 1 and best.max_length == 48
+    assert best.targets == (str(scored),) and best.train_layers == 1 and best.max_length == 40
