@@ -15,10 +15,11 @@ from typing import Any
 
 from ecr_ray import runs, storage, training
 from ecr_ray.config import ConfigError, CriticConfig, TuneConfig, load, load_table, nearest
-from ecr_ray.critic import text, train, tune_report, worker
+from ecr_ray.critic import report, text, train, tune_report, worker
 from ecr_ray.records import RunRecord
 
 METRIC = "best_error"
+CHOSEN = "chosen.json"
 SPACE: dict[str, Any] = {
     "learning_rate": {"low": 3e-5, "high": 6e-4, "log": True},
     "train_layers": [1, 2, 4, "all"],
@@ -161,15 +162,28 @@ def run_trial(chosen: dict[str, Any], base: dict[str, Any], work: str, filler: i
     settings = chosen_settings(CriticConfig(**base), chosen)
     shared, mine = Path(work) / "data", Path(work) / "trials" / ray_tune.get_context().get_trial_id()
     mine.mkdir(parents=True, exist_ok=True)
+    # Of a trial that fails before its first report Tune's results know no settings.
+    storage.write_json(mine / CHOSEN, chosen)
     for name in ("train.parquet", "valid.parquet"):
         if not (mine / name).exists():
             (mine / name).symlink_to(shared / name)
     data = json.loads((shared / "data.json").read_text())
-    trainer, _ = train.make_trainer(settings, filler, mine, data, callbacks=[TuneReportCallback()])
+    trainer, steps = train.make_trainer(settings, filler, mine, data, callbacks=[TuneReportCallback()])
+    if (mine / "done.json").exists() or steps in worker.checkpoints(mine):
+        # The search was killed when this trial had just come to its end, before it could say so.
+        ray_tune.report(last_report(mine, settings.batch))
+        return
     trainer.fit()
     # A trial's weights are not the result; its settings are.
     shutil.rmtree(mine / "checkpoints", ignore_errors=True)
     shutil.rmtree(mine / worker.BEST, ignore_errors=True)
+
+
+def last_report(directory: Path, batch: int) -> dict[str, Any]:
+    """What a trial would have reported last, from its curve."""
+    looks = [row for row in report.read_curve(directory / worker.CURVE).to_pylist() if row["valid_error"] is not None]
+    last = {name: looks[-1][name] for name in ("step", "valid_error", "valid_spearman")}
+    return last | {"rows": looks[-1]["step"] * batch, METRIC: min(row["valid_error"] for row in looks)}
 
 
 def _tuner(search: Search, work: Path) -> Any:
@@ -268,9 +282,11 @@ def _room(base: CriticConfig) -> int:
     device = training.choose_device(base.device, have.get("GPU", 0))
     if device == "gpu":
         return max(1, int(have["GPU"] // base.workers))
-    # Logical CPUs can be more than there are; a trial has its own threads.
-    threads = base.threads_per_worker or (os.cpu_count() or 1) // base.workers
-    return max(1, int(have["CPU"] // (base.workers * max(base.cpus_per_worker, threads))))
+    cores = os.cpu_count() or 1
+    threads = base.threads_per_worker or cores // base.workers
+    # On one machine Ray may have been told of more CPUs than there are.
+    cpus = have["CPU"] if len(ray.nodes()) > 1 else min(have["CPU"], cores)
+    return max(1, int(cpus // (base.workers * max(base.cpus_per_worker, threads))))
 
 
 def _trackers(settings: TuneConfig) -> list[Any]:
@@ -333,7 +349,8 @@ def _trial(result: Any, work: Path) -> dict[str, Any]:
     """A trial in one row: what was drawn, how far it came, and why it ended."""
     metrics = result.metrics or {}
     name = Path(result.path).name
-    ended = (work / "trials" / name / "done.json").is_file()
+    mine = work / "trials" / name
+    ended = (mine / "done.json").is_file()
     reason = str(result.error).strip().splitlines()[-1] if result.error else ""
     return {
         "trial": name,
@@ -344,7 +361,7 @@ def _trial(result: Any, work: Path) -> dict[str, Any]:
         "step": metrics.get("step"),
         "rows": metrics.get("rows"),
         "seconds": metrics.get("time_total_s"),
-        "chosen": dict(result.config or {}),
+        "chosen": json.loads((mine / CHOSEN).read_text()),
     }
 
 

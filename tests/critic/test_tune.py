@@ -1,5 +1,6 @@
 """A search before and after its trials: what may be searched, what a trial runs with, what is shown and kept."""
 
+import json
 import tomllib
 from dataclasses import replace
 
@@ -106,3 +107,14 @@ def test_a_search_is_checked_before_anything_starts(tmp_path):
         tune.check(TuneConfig(config=str(config)))
     with pytest.raises(ConfigError, match="--track wandb needs its package: pip install wandb"):
         tune.check(TuneConfig(track="wandb"))
+
+
+def test_what_a_finished_trial_would_have_said_last(tmp_path):
+    lines = [
+        {"step": 5, "valid_error": 0.8, "valid_spearman": 0.4},
+        {"step": 10, "valid_error": 0.9},
+        {"step": 12, "loss": 1},
+    ]
+    (tmp_path / "curve.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = tune.last_report(tmp_path, 32)
+    assert found == {"step": 10, "rows": 320, "valid_error": 0.9, "valid_spearman": None, "best_error": 0.8}

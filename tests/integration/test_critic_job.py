@@ -15,7 +15,7 @@ import pytest
 from ecr_ray import records, storage
 from ecr_ray.critic import model, predict, worker
 from ecr_ray.data import prepare
-from tests.conftest import ROOT, turn
+from tests.conftest import ROOT, turn, write_turns
 
 pytestmark = pytest.mark.slow
 ASPECTS = ("empathy", "informativeness", "recommendation", "engagement")
@@ -149,13 +149,14 @@ def test_a_finished_critic_judges_turns(undisturbed, tmp_path):
     out, _ = undisturbed
     config = tmp_path / "mine.toml"
     config.write_text(f'[judges.mine]\nbackend = "critic"\nmodel = "{out}"\ndevice = "cpu"\n')
-    words = ["--config", config, "--judges", "mine", "--limit", 60]
+    write_turns(tmp_path / "turns.jsonl", 60)
+    words = ["--config", config, "--judges", "mine", "--input", tmp_path / "turns.jsonl"]
     printed = finish(job("score", *words, "--output", tmp_path / "scores"))
     assert "mine: 60 scored, 0 failed" in printed
     scores = pq.read_table(tmp_path / "scores" / "scores.parquet").to_pylist()
     assert all(0 < row["overall"] < 1 and 0 <= row["confidence"] < 1 for row in scores)
     asked = [row["overall"] for row in scores]
-    assert np.std(asked) > 0.05
+    assert np.std(asked) > 0.01
     refused = finish(job("score", *words, "--rubric", "ecr", "--output", tmp_path / "x"), 1)
     assert f"the critic {out} is of the rubric ecr-ma, not of ecr" in refused
 
@@ -163,16 +164,14 @@ def test_a_finished_critic_judges_turns(undisturbed, tmp_path):
 SEARCH = """
 [critic]
 max_length = 40
-micro_batch = 4
-train_layers = 1
+micro_batch = 8
 people = "no"
-epochs = 3.0
-eval_every = 4
+epochs = 1.0
+eval_every = 5
 save_every = 100
-zero_stage = 1
+max_failures = 0
 [space]
-learning_rate = {low = 1e-6, high = 1e-3, log = true}
-batch = [16, 32]
+learning_rate = [1e-7, 1e-3]
 train_layers = [1, 99]
 """
 
@@ -180,7 +179,7 @@ train_layers = [1, 99]
 def test_a_search_is_killed_and_goes_on_stops_early_and_keeps_its_failures(cluster, scored, tmp_path):
     config, out = tmp_path / "search.toml", tmp_path / "tune"
     config.write_text(SEARCH)
-    words = ["--config", config, "--targets", scored, "--output", out, "--trials", 6, "--concurrent", 2, "--seed", 1]
+    words = ["--config", config, "--targets", scored, "--output", out, "--trials", 3, "--concurrent", 1, "--seed", 0]
     first = job("tune_critic", *words)
     until(lambda: list((out / ".work" / "trials").glob("*/done.json")), first, 400)
     first.kill()
@@ -191,13 +190,15 @@ def test_a_search_is_killed_and_goes_on_stops_early_and_keeps_its_failures(clust
 
     run = json.loads((out / "run.json").read_text())
     trials = {trial["trial"]: trial for trial in run["trials"]}
-    assert len(trials) == 6 and done <= set(trials)
+    assert len(trials) == 3 and done <= set(trials)
     # The encoder has six layers: a trial that wants 99 fails, and says why.
     bad = [trial for trial in trials.values() if trial["chosen"]["train_layers"] == 99]
     good = [trial for trial in trials.values() if trial["chosen"]["train_layers"] == 1]
     assert bad and good
     assert all(trial["status"] == "failed" and "only 6 layers" in trial["reason"] for trial in bad)
-    assert all(trial["status"] in ("done", "stopped") and trial["best_error"] for trial in good)
+    assert {trial["status"] for trial in good} == {"done", "stopped"} and all(trial["best_error"] for trial in good)
+    # Who learns next to nothing is stopped, and frees its place.
+    assert all(trial["chosen"]["learning_rate"] == 1e-7 for trial in good if trial["status"] == "stopped")
     assert run["best"]["best_error"] == min(trial["best_error"] for trial in good)
     page = (out / "summary.html").read_text()
     assert "parallel" not in page and page.count("<svg") >= 2 and "only 6 layers" in page
