@@ -60,6 +60,19 @@ def choose_device(asked: Literal["auto", "cpu", "gpu"], gpus: float) -> Device:
     return ("gpu" if gpus else "cpu") if asked == "auto" else asked
 
 
+def computes_bf16(device: Device) -> bool:
+    """Whether the hardware multiplies bfloat16 itself; where it does not, it is slower than float32."""
+    if device == "gpu":
+        import torch
+
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpus = Path("/proc/cpuinfo")
+    flags = (
+        next((line for line in cpus.read_text().splitlines() if line.startswith("flags")), "") if cpus.exists() else ""
+    )
+    return bool({"avx512_bf16", "amx_bf16"} & set(flags.split()))
+
+
 def check_compiler(device: Device, zero_stage: int) -> None:
     """On a CPU DeepSpeed compiles a small operation of its own at its first start.
 

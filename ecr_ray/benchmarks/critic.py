@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ecr_ray import benchmarks, storage
+from ecr_ray import benchmarks, storage, training
 from ecr_ray.config import CriticConfig, load
 from ecr_ray.critic import losses, model, predict, train, worker
 from ecr_ray.errors import UserError
@@ -54,7 +54,10 @@ def run(rounds: int) -> list[dict[str, Any]]:
         settings = dataclasses.replace(load(CriticConfig, "critic", []), targets=(str(scores),), **_CHANGES)
         _prepare(settings, Path(folder))
         Path(folder, "search.toml").write_text(_SEARCH)
-        names = ("ours", "ours-2-workers", "trainer", "trainer-grouped", "predict", "predict-plain", "sweep", "in-turn")
+        names = (
+            "ours", "ours-2-workers", "trainer", "trainer-grouped", "predict", "predict-plain", "predict-plain-alike",
+            "sweep", "in-turn",
+        )  # fmt: skip
         arms = {name: lambda name=name: benchmarks.run_arm(MODULE, name, folder) for name in names}
         found = benchmarks.in_turn(arms, rounds)
     return _rows(found, settings, "ReDial train" if real else "the embedded sample")
@@ -88,6 +91,7 @@ def _rows(found: dict[str, list[dict[str, Any]]], settings: CriticConfig, data: 
     what = (
         f"{STEPS} steps of {settings.batch} turns of {data}, at most {settings.max_length} tokens, {settings.encoder}"
     )
+    predicted, bf16 = f"{PREDICTED} turns of {data}, tokenizing and all", training.computes_bf16("cpu")
     search = f"{TRIALS} trials of at most {STEPS} steps; best: share of variance not explained"
     trainer = "Hugging Face `Trainer`, same model, loss and batch"
     return [
@@ -98,7 +102,11 @@ def _rows(found: dict[str, list[dict[str, Any]]], settings: CriticConfig, data: 
         benchmarks.row("two workers (ours) against one", "rows/s", each("ours-2-workers"), each("ours"), what),
         benchmarks.row(
             f"plain transformers loop, batches of {PLAIN_BATCH}", "predicted rows/s", each("predict"),
-            each("predict-plain"), f"{PREDICTED} turns of {data}, tokenizing and all",
+            each("predict-plain"), f"{predicted}; theirs in float32",
+        ),
+        benchmarks.row(
+            f"plain transformers loop, batches of {PLAIN_BATCH}", "predicted rows/s", each("predict"),
+            each("predict-plain-alike"), f"{predicted}; both in {'bfloat16' if bf16 else 'float32'}",
         ),
         benchmarks.row(
             "the same trials in turn, none stopped early", "search's time, s", each("sweep", "seconds"),
@@ -210,14 +218,14 @@ def _predict(arm: str, settings: CriticConfig, folder: Path) -> dict[str, Any]:
         connect.connect()
         predictor = predict.Pool(str(folder / "critic"), gpus=0).predict
     else:
-        predictor = _plain_loop(folder / "critic")
+        predictor = _plain_loop(folder / "critic", bf16=arm.endswith("alike") and training.computes_bf16("cpu"))
     predictor(contexts[:64], responses[:64])
     began = time.perf_counter()
     predictor(contexts, responses)
     return {"rows_per_s": len(responses) / (time.perf_counter() - began)}
 
 
-def _plain_loop(directory: Path) -> Any:
+def _plain_loop(directory: Path, *, bf16: bool) -> Any:
     import torch
 
     from ecr_ray import prompts
@@ -227,7 +235,7 @@ def _plain_loop(directory: Path) -> Any:
     tokenizer.truncation_side = "left"
 
     def loop(contexts: list[Any], responses: list[str]) -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             for at in range(0, len(responses), PLAIN_BATCH):
                 said = [prompts.dialogue_text(context) for context in contexts[at : at + PLAIN_BATCH]]
                 batch = tokenizer(

@@ -109,7 +109,7 @@ def test_parts_of_a_step_add_up_and_a_saved_state_goes_on():
 def test_local_prediction_does_not_depend_on_its_neighbours(tmp_path):
     critic = model.build(SHAPE)
     model.save(tmp_path, SHAPE, dict(critic.head.named_parameters(prefix="head")), "float32")
-    local = predict.Local(str(tmp_path))
+    local = predict.Local(str(tmp_path), bf16=False)
     contexts = [[{"role": "seeker", "text": "word " * n}] for n in range(9)]
     responses = [f"Film {n} " * (n % 3 + 1) for n in range(9)]
     responses[4] = "word " * 40

@@ -112,7 +112,7 @@ def test_the_artifact_holds_a_critic_that_predicts_what_was_measured(undisturbed
     contexts = dict(read_contexts(out))
     local = predict.Local(str(out))
     found = local.predict([contexts[r["turn_id"]] for r in rows], [r["text"] for r in rows])
-    assert np.allclose(found.of("overall"), [r["overall_predicted"] for r in rows], atol=1e-4)
+    assert np.allclose(found.of("overall"), [r["overall_predicted"] for r in rows], atol=5e-3)
 
 
 def read_contexts(out):
