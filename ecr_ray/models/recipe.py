@@ -20,8 +20,8 @@ from ecr_ray.models import tiny
 from ecr_ray.policy import judging
 
 RUNS = Path("runs/models")
-# Split → dialogues: as many as two cores train on in a quarter of an hour.
-_SCORED = {"train": 4000, "valid": 250, "test": 500}
+# Split → turns: as many as two cores train on in a quarter of an hour.
+_SCORED = {"train": 28_000, "valid": 2_000, "test": 3_500}
 _REDIAL = "--input redial:train --valid-input redial:valid --bf16 --seed 0 --eval-every 400 --save-every 400"
 # From scratch the whole of every dialogue is learnt, then only how to answer.
 STEPS = {
@@ -37,8 +37,8 @@ STEPS = {
     },
     # The reaction and what it answers are near each other: short texts say more of it than whole dialogues.
     "reader": {
-        "reader": "jobs/train_critic.py --learn reactions --bf16 --seed 0 --train-layers 3 --max-length 48 --epochs 1.5 "
-        "--learning-rate 3e-4 --eval-every 40 --save-every 120",
+        "reader": "jobs/train_critic.py --learn reactions --bf16 --seed 0 --train-layers 3 --max-length 48 "
+        "--epochs 1.5 --learning-rate 3e-4 --eval-every 40 --save-every 120",
     },
     "critic": {
         **{
