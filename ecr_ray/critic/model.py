@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ecr_ray import storage
 from ecr_ray.critic.text import EncoderError, Reader, load_tokenizer, resolve_encoder
 from ecr_ray.errors import UserError
 from ecr_ray.models import tiny
@@ -123,11 +124,12 @@ def save(directory: Path, shape: Shape, tensors: dict[str, "torch.Tensor"], dtyp
         dtype: `float32`, `bfloat16` or `float16`: how they are stored.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save as as_bytes
 
     directory.mkdir(parents=True, exist_ok=True)
     stored = {name: tensor.to(getattr(torch, dtype)).contiguous() for name, tensor in tensors.items()}
-    save_file(stored, directory / WEIGHTS)
+    # safetensors' own file would be the user's alone, on a file system that several share.
+    storage.write_bytes(directory / WEIGHTS, as_bytes(stored))
     (directory / SHAPE).write_text(json.dumps(asdict(shape), indent=2) + "\n")
 
 

@@ -22,7 +22,7 @@ ASPECTS = ("empathy", "informativeness", "recommendation", "engagement")
 STEPS = 24
 COMMON = ["--max-length", 40, "--batch", 16, "--micro-batch", 4, "--max-steps", STEPS, "--epochs", 9, "--people", "no"]
 COMMON += ["--eval-every", 8, "--save-every", 8, "--log-every", 1, "--bootstrap", 50, "--train-layers", 2]
-COMMON += ["--learning-rate", 5e-4]
+COMMON += ["--learning-rate", 5e-4, "--reader", "none"]
 
 
 def job(name, *arguments, submit=False):
@@ -166,6 +166,7 @@ SEARCH = """
 max_length = 40
 micro_batch = 8
 people = "no"
+reader = "none"
 epochs = 1.0
 eval_every = 5
 save_every = 100
