@@ -11,6 +11,7 @@ BENCHMARKS = {
     "score-larger": lambda chosen: score.run_larger(chosen.rounds, chosen.rows),
     "sft": lambda chosen: sft.run(chosen.rounds),
     "critic": lambda chosen: critic.run(chosen.rounds),
+    "critic-search": lambda chosen: critic.run_search(chosen.rounds),
     "cluster": lambda chosen: cluster.run(chosen.rounds),
 }
 

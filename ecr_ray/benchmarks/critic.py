@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,20 @@ from ecr_ray.critic import losses, model, predict, train, worker
 from ecr_ray.errors import UserError
 
 MODULE = "ecr_ray.benchmarks.critic"
-STEPS, DIALOGUES, PREDICTED, PLAIN_BATCH = 60, 400, 2048, 32
+STEPS, TURNS, PREDICTED, PLAIN_BATCH = 12, 3000, 768, 32
 # Trials, fewer than Optuna draws before it looks at results: both searches try the same.
-TRIALS = 8
+TRIALS, SEARCH_STEPS, SEARCH_TURNS = 6, 60, 1500
 _CHANGES = {"max_steps": STEPS, "log_every": 1, "save_every": 10_000, "people": "no", "reader": "none", "epochs": 9.0}
 _SEARCH = """
 [critic]
 people = "no"
 reader = "none"
+max_length = 64
+train_layers = 2
+batch = 16
 max_steps = 60
 epochs = 9.0
 eval_every = 10
-limit = 1500
 [space]
 learning_rate = {low = 3e-6, high = 6e-4, log = true}
 pooling = ["mean", "cls"]
@@ -45,22 +48,45 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(rounds: int) -> list[dict[str, Any]]:
-    """All rows of the record. With ReDial's train split where it is, else with the embedded sample."""
-    real = bool(os.environ.get("ECR_DATA_DIR"))
+    """How fast it trains and predicts. With ReDial's train split where it is, else with the embedded sample."""
     with tempfile.TemporaryDirectory() as folder:
-        scores = Path(folder, "scores")
-        what = ["--input", "redial:train", "--limit", str(DIALOGUES)] if real else ["--input", "sample"]
-        _job("score", *what, "--output", str(scores))
-        settings = dataclasses.replace(load(CriticConfig, "critic", []), targets=(str(scores),), **_CHANGES)
+        data = _scores(Path(folder), TURNS)
+        settings = _settings(Path(folder))
         _prepare(settings, Path(folder))
-        Path(folder, "search.toml").write_text(_SEARCH)
         names = (
             "ours", "ours-2-workers", "trainer", "trainer-grouped", "predict", "predict-plain", "predict-plain-alike",
-            "sweep", "in-turn",
         )  # fmt: skip
-        arms = {name: lambda name=name: benchmarks.run_arm(MODULE, name, folder) for name in names}
-        found = benchmarks.in_turn(arms, rounds)
-    return _rows(found, settings, "ReDial train" if real else "the embedded sample")
+        return _rows(benchmarks.in_turn(_arms(names, folder), rounds), settings, data)
+
+
+def run_search(rounds: int) -> list[dict[str, Any]]:
+    """What stopping trials early is worth."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = _scores(Path(folder), SEARCH_TURNS)
+        Path(folder, "settings.json").write_text(json.dumps(asdict(_settings(Path(folder)))))
+        Path(folder, "search.toml").write_text(_SEARCH)
+        found = benchmarks.in_turn(_arms(("sweep", "in-turn"), folder), rounds)
+    search = f"{TRIALS} trials of at most {SEARCH_STEPS} steps, {data}; best: share of variance not explained"
+    peer = "the same trials in turn, none stopped early"
+    return [
+        benchmarks.row(peer, what, *([result[key] for result in found[arm]] for arm in ("sweep", "in-turn")), search)
+        for what, key in (("search's time, s", "seconds"), ("best trial", "best"))
+    ]
+
+
+def _scores(folder: Path, turns: int) -> str:
+    real = bool(os.environ.get("ECR_DATA_DIR"))
+    what = ["--input", "redial:train", "--limit", str(turns)] if real else ["--input", "sample"]
+    _job("score", *what, "--output", str(folder / "scores"))
+    return "ReDial train" if real else "the embedded sample"
+
+
+def _settings(folder: Path) -> CriticConfig:
+    return dataclasses.replace(load(CriticConfig, "critic", []), targets=(str(folder / "scores"),), **_CHANGES)
+
+
+def _arms(names: Sequence[str], folder: str) -> dict[str, Callable[[], dict[str, Any]]]:
+    return {name: lambda name=name: benchmarks.run_arm(MODULE, name, folder) for name in names}
 
 
 def _job(name: str, *words: str) -> None:
@@ -92,7 +118,6 @@ def _rows(found: dict[str, list[dict[str, Any]]], settings: CriticConfig, data: 
         f"{STEPS} steps of {settings.batch} turns of {data}, at most {settings.max_length} tokens, {settings.encoder}"
     )
     predicted, bf16 = f"{PREDICTED} turns of {data}, tokenizing and all", training.computes_bf16("cpu")
-    search = f"{TRIALS} trials of at most {STEPS} steps; best: share of variance not explained"
     trainer = "Hugging Face `Trainer`, same model, loss and batch"
     return [
         benchmarks.row(trainer, "rows/s, one worker, ZeRO-1", each("ours"), each("trainer"), what),
@@ -107,14 +132,6 @@ def _rows(found: dict[str, list[dict[str, Any]]], settings: CriticConfig, data: 
         benchmarks.row(
             f"plain transformers loop, batches of {PLAIN_BATCH}", "predicted rows/s", each("predict"),
             each("predict-plain-alike"), f"{predicted}; both in {'bfloat16' if bf16 else 'float32'}",
-        ),
-        benchmarks.row(
-            "the same trials in turn, none stopped early", "search's time, s", each("sweep", "seconds"),
-            each("in-turn", "seconds"), search,
-        ),
-        benchmarks.row(
-            "the same trials in turn, none stopped early", "best trial", each("sweep", "best"),
-            each("in-turn", "best"), search,
         ),
     ]  # fmt: skip
 
@@ -249,7 +266,7 @@ def _plain_loop(directory: Path, *, bf16: bool) -> Any:
 
 def _search(arm: str, settings: CriticConfig, folder: Path) -> dict[str, Any]:
     output = folder / arm
-    how = ["--no-stop-early", "--concurrent", "1"] if arm == "in-turn" else []
+    how = ["--no-stop-early", "--concurrent", "1"] if arm == "in-turn" else ["--concurrent", "1"]
     _job(
         "tune_critic", "--config", str(folder / "search.toml"), "--targets", settings.targets[0], "--trials",
         str(TRIALS), "--output", str(output), "--overwrite", *how,
