@@ -31,23 +31,30 @@ def check(judge: JudgeConfig, rubric: str) -> None:
         )
 
 
+# What the usual encoders have positions for; a tokenizer that knows no limit says 10³⁰.
+_LONGEST = 512
+
+
 class CriticJudge:
     """Ray Data actor: turns in, score rows out. Every row comes out, scored or with the reason why not."""
 
     def __init__(self, asker: Asker) -> None:
         self._asker = asker
         self._critic = predict.Local(asker.judge.model, device="cuda" if asker.judge.device == "gpu" else "cpu")
+        # Longer than it has learnt from: an opinion of a long response is worth more than none.
+        self._longest = min(self._critic.reader.tokenizer.model_max_length, _LONGEST)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         turns = batch.to_pylist()
-        ids = self._critic.reader.encode([turn["context"] for turn in turns], [turn["response"] for turn in turns])
+        contexts, responses = ([turn[name] for turn in turns] for name in ("context", "response"))
+        ids = self._critic.reader.encode(contexts, responses, longest=self._longest)
         found = self._critic.predict_ids(ids)
         aspects = [*prompts.RUBRICS[self._asker.rubric].aspects, OVERALL]
         picked = [found.heads.index(aspect) for aspect in aspects]
         rows = []
         for n, turn in enumerate(turns):
             if ids[n] is None:
-                reason = f"the encoder reads {self._critic.shape.max_length} tokens"
+                reason = f"the encoder reads {max(self._longest, self._critic.shape.max_length)} tokens"
                 rows.append(self._asker.score_row(turn, None, status="response_too_long", reason=reason))
                 continue
             row = self._asker.score_row(turn, None, prompt_tokens=len(ids[n]))

@@ -53,23 +53,29 @@ class Reader:
     max_length: int
 
     def encode(
-        self, contexts: Sequence[Sequence[Mapping[str, str]]], responses: Sequence[str]
+        self, contexts: Sequence[Sequence[Mapping[str, str]]], responses: Sequence[str], *, longest: int = 0
     ) -> list[list[int] | None]:
-        """Token ids of every turn; None for a response that alone is longer than the encoder reads.
+        """Token ids of every turn; None for a response that alone is longer than `max_length` and `longest`.
 
         The dialogue is written as judges see it, and loses its oldest tokens where both do not fit.
+
+        Args:
+            contexts: what was said before.
+            responses: what was answered.
+            longest: read a response of up to so many tokens, without any dialogue if need be.
         """
         if not len(responses):
             return []
         said = self.tokenizer([prompts.dialogue_text(c) for c in contexts], **_PLAIN)["input_ids"]
         answered = self.tokenizer([" ".join(r.split()) for r in responses], **_PLAIN)["input_ids"]
-        return [self._join(a, b) for a, b in zip(said, answered, strict=True)]
+        return [self._join(a, b, longest) for a, b in zip(said, answered, strict=True)]
 
-    def _join(self, context: list[int], response: list[int]) -> list[int] | None:
+    def _join(self, context: list[int], response: list[int], longest: int) -> list[int] | None:
         start, separator = self.ends
-        room = self.max_length - len(start) - 2 * len(separator) - len(response)
-        if room < 0:
+        own = len(start) + 2 * len(separator) + len(response)
+        if own > max(self.max_length, longest):
             return None
+        room = max(0, self.max_length - own)
         kept = context[max(0, len(context) - room) :] if room else []
         return [*start, *kept, *separator, *response, *separator]
 

@@ -35,6 +35,8 @@ def test_the_dialogue_loses_its_beginning_and_the_response_nothing(tokenizer):
 def test_a_response_that_does_not_fit_is_not_cut(tokenizer):
     assert text.Reader(tokenizer, 8).encode([CONTEXT, []], ["word " * 9, "ok"])[0] is None
     assert text.Reader(tokenizer, 8).encode([], []) == []
+    (ids,) = text.Reader(tokenizer, 8).encode([CONTEXT], ["word " * 9], longest=12)
+    assert tokenizer.decode(ids) == "[CLS] [SEP] " + "word " * 9 + "[SEP]"
 
 
 def test_an_encoder_that_does_not_exist_is_one_sentence():
