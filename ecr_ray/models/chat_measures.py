@@ -1,8 +1,6 @@
 """The chat model's figures: likelihood of ReDial's test answers, and what its own replies are like."""
 
-import csv
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from ecr_ray import prompts
-from ecr_ray.data import knowledge, reading, redial
+from ecr_ray.data import reading
+from ecr_ray.data.titles import Titles
+from ecr_ray.data.titles import load as load_titles
 from ecr_ray.models import ngram, tiny
 from ecr_ray.models.measuring import interval, progress, read
 from ecr_ray.policy import recipes, tokens
@@ -162,7 +162,7 @@ def generate(model: Any, tokenizer: Any, asked: Sequence[tuple[str, tuple, str]]
     return replies
 
 
-def reply_rows(replies: Sequence[Reply], titles: "Titles", model: str, seed: int) -> list[dict[str, Any]]:
+def reply_rows(replies: Sequence[Reply], titles: Titles, model: str, seed: int) -> list[dict[str, Any]]:
     """Distinct-n, self-ending, named titles and length of replies, as record rows."""
     texts = np.array([reply.text for reply in replies], dtype=object)
     groups = np.array([reply.dialogue_id for reply in replies])
@@ -207,32 +207,6 @@ def distinct(texts: Sequence[str], n: int) -> float:
     return len(set(grams)) / len(grams) if grams else math.nan
 
 
-class Titles:
-    """Which films exist, by ReDial's own list."""
-
-    YEAR = re.compile(r"\((\d{4})\)")
-    LONGEST = 12
-
-    def __init__(self, names: Iterator[str]) -> None:
-        self._known = {knowledge.normal(name) for name in names}
-
-    def named(self, text: str) -> list[bool]:
-        """For everything written as a title with its year: whether there is such a film."""
-        found = []
-        for year in self.YEAR.finditer(text):
-            words = text[: year.start()].split()[-self.LONGEST :]
-            endings = (knowledge.normal(" ".join([*words[-k:], year[1]])) for k in range(1, len(words) + 1))
-            found.append(any(ending in self._known for ending in endings))
-        return found
-
-
-def redial_titles() -> Titles:
-    """The films of ReDial's list."""
-    path = Path(reading.find("redial:test").files[0]).with_name("movies_with_mentions.csv")
-    with path.open(encoding="utf-8", newline="") as lines:
-        return Titles(redial.clean_name(row["movieName"]) for row in csv.DictReader(lines) if row["movieName"])
-
-
 # --- the chat model ---------------------------------------------------------------------------------------
 
 
@@ -244,7 +218,7 @@ def measure(directory: Path, seed: int) -> dict[str, Any]:
     examples = held_out_examples(tokenizer)
     conversations = tokenized(examples, tokenizer)
     bytes_D = np.array([answer_bytes(example) for example in examples])
-    titles = redial_titles()
+    titles = load_titles("redial")
     asked = prompts_of(examples, REPLIES, seed)
     rows: list[dict[str, Any]] = []
     shown: list[dict[str, str]] = []

@@ -18,14 +18,6 @@ def test_distinct():
     assert math.isnan(measure.distinct(["a"], 2))
 
 
-def test_titles_are_looked_up_by_name_and_year():
-    titles = measure.Titles(iter(["Heat (1995)", "Super Troopers (2001)", "12 Angry Men (1957)"]))
-    text = "I like Heat (1995) and the super  troopers (2001), not 13 Angry Men (1957) or Heat (1996)."
-    assert titles.named(text) == [True, True, False, False]
-    assert titles.named("No film here, (2001)") == [False]
-    assert titles.named("Nothing.") == []
-
-
 def test_the_interval_holds_the_value_and_knows_dialogues():
     rng = np.random.default_rng(0)
     means = rng.normal(size=100)

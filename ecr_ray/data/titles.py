@@ -1,0 +1,41 @@
+"""Which films exist, and whether those that a text names do."""
+
+import csv
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from ecr_ray.data import knowledge, reading, redial
+
+_YEAR = re.compile(r"\((\d{4})\)")
+# Words of the longest title that is looked for.
+_LONGEST = 12
+
+
+class Titles:
+    """Film titles with their years."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._known = {knowledge.normal(name) for name in names}
+
+    def named(self, text: str) -> list[bool]:
+        """For everything written as a title with its year: whether there is such a film."""
+        found = []
+        for year in _YEAR.finditer(text):
+            words = text[: year.start()].split()[-_LONGEST:]
+            endings = (knowledge.normal(" ".join([*words[-k:], year[1]])) for k in range(1, len(words) + 1))
+            found.append(any(ending in self._known for ending in endings))
+        return found
+
+
+def load(location: str) -> Titles:
+    """`redial`: ReDial's own list below ECR_DATA_DIR; `sample`: the embedded films; else a file that --knowledge takes.
+
+    Raises:
+        InputError: there is no such thing, or it is not in the form it should have.
+    """
+    if location == "redial":
+        path = Path(reading.find("redial:test").files[0]).with_name("movies_with_mentions.csv")
+        with path.open(encoding="utf-8", newline="") as lines:
+            return Titles([redial.clean_name(row["movieName"]) for row in csv.DictReader(lines) if row["movieName"]])
+    return Titles(film.full_name for film in knowledge.load(location).films.values())

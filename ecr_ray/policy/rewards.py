@@ -1,0 +1,105 @@
+"""What a response is worth: the critic's opinion on a fixed scale, less what an answer should not do. Pure functions.
+
+N responses. Their end, the titles they name and how much they repeat are facts; what each costs is a setting.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ecr_ray.critic.predict import Predictions
+from ecr_ray.data.titles import Titles
+from ecr_ray.errors import UserError
+
+Messages = Sequence[Mapping[str, str]]
+# (dialogues, responses) → a number each.
+Reward = Callable[[Sequence[Messages], Sequence[str]], Sequence[float]]
+NO_END, UNKNOWN_TITLE, REPETITION = "no_end", "unknown_title", "repetition"
+
+
+class RewardError(UserError):
+    """A reward that is no number, or a function that cannot be found."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where the rewards of the policy before PPO lay; fixed, so that a reward means the same at every step."""
+
+    mean: float
+    std: float
+
+    @classmethod
+    def of(cls, values_N: np.ndarray) -> "Scale":
+        """The scale of these rewards. All the same, they stay as far apart as they are."""
+        std = float(np.std(values_N))
+        return cls(float(np.mean(values_N)), std if std > 1e-6 else 1.0)
+
+    def apply(self, values_N: np.ndarray) -> np.ndarray:
+        """Centred and in standard deviations."""
+        return (values_N - self.mean) / self.std
+
+
+def opinion(found: Predictions, weights: Mapping[str, float], doubt: float) -> np.ndarray:
+    """The critic's weighted aspects, each less `doubt` times its own uncertainty: a lower confidence bound, (N,).
+
+    Raises:
+        RewardError: a head that the critic does not have, or weights of nothing.
+    """
+    unknown = set(weights) - set(found.heads)
+    if unknown or sum(weights.values()) <= 0:
+        raise RewardError(
+            f"the critic has the heads {', '.join(found.heads)}; the reward asks for {', '.join(weights) or 'none'}"
+        )
+    columns = [found.heads.index(head) for head in weights]
+    share_K = np.array(list(weights.values())) / sum(weights.values())
+    return (found.mean_NK[:, columns] - doubt * found.std_NK[:, columns]) @ share_K
+
+
+def faults(responses: Sequence[str], ended: Sequence[bool], titles: Titles | None) -> dict[str, np.ndarray]:
+    """What is wrong with each response, (N,) each: no end (0 or 1), titles that do not exist, share of repetition."""
+    named = [titles.named(text) if titles else [] for text in responses]
+    return {
+        NO_END: 1.0 - np.array(ended, dtype=float),
+        UNKNOWN_TITLE: np.array([float(len(known) - sum(known)) for known in named]),
+        REPETITION: np.array([repeated(text) for text in responses]),
+    }
+
+
+def repeated(text: str, n: int = 3) -> float:
+    """The share of a text's word n-grams that it has said before; 0 for a text of fewer words."""
+    words = text.casefold().split()
+    grams = [tuple(words[at : at + n]) for at in range(len(words) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def total(opinion_N: np.ndarray, faults_N: Mapping[str, np.ndarray], costs: Mapping[str, float]) -> np.ndarray:
+    """A scaled opinion less what the faults cost, (N,).
+
+    Raises:
+        RewardError: a number is none: a reward that is made up would be learnt.
+    """
+    found = opinion_N - sum(costs.get(name, 0.0) * amount for name, amount in faults_N.items())
+    broken = np.flatnonzero(~np.isfinite(found))
+    if len(broken):
+        raise RewardError(
+            f"{len(broken)} of {len(found)} rewards are no number, the first of response {broken[0] + 1}: the critic "
+            "or the reward function is broken"
+        )
+    return found
+
+
+def load(name: str) -> Reward:
+    """`module:function`.
+
+    Raises:
+        RewardError: there is none.
+    """
+    module, _, function = name.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RewardError(f"--reward {name}: {error}; write it as module:function") from error
+    return found
