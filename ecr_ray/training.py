@@ -157,7 +157,7 @@ def fit(trainer: "TorchTrainer", *, latest: Callable[[], Any], max_failures: int
     """
     before = latest()
     try:
-        trainer.fit()
+        in_thread(trainer.fit)
     except StoppedForLater:
         # The nodes have been told, too: the workers save after the step that they are in.
         runs.await_change(latest, before)
@@ -169,6 +169,29 @@ def fit(trainer: "TorchTrainer", *, latest: Callable[[], Any], max_failures: int
             f"training failed more than {max_failures} time(s): {cause[-1] if cause else error!r}; the "
             f"same command goes on from the last checkpoint in {work}"
         ) from error
+
+
+def in_thread(call: Callable[[], Any]) -> Any:
+    """Call it in a thread of its own and wait for it, so that a signal's exception reaches the waiting caller.
+
+    Ray's own waiting lets only Ctrl-C through; an exception of another signal's handler it drops.
+    """
+    ended: list[tuple[Any, BaseException | None]] = []
+
+    def run() -> None:
+        try:
+            ended.append((call(), None))
+        except BaseException as error:
+            ended.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(LOOK_S)
+    result, error = ended[0]
+    if error is not None:
+        raise error
+    return result
 
 
 class Progress:

@@ -1,5 +1,10 @@
 """What training stages share."""
 
+import os
+import signal
+import threading
+import time
+
 import pytest
 
 from ecr_ray import training
@@ -47,3 +52,27 @@ def test_the_bar_follows_whole_lines_only_and_begins_where_the_run_does(tmp_path
     with bar, path.open("a") as file:
         file.write('{"step": 2, "loss": 7.0}\n{"step": 3, "lo')
     assert bar._bar.n == 2 and "loss=7.000" in str(bar._bar)
+
+
+def test_a_signal_is_heard_while_a_call_is_waited_for():
+    class Told(BaseException):
+        pass
+
+    def tell(*_):
+        raise Told
+
+    before = signal.signal(signal.SIGUSR1, tell)
+    try:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        began = time.monotonic()
+        with pytest.raises(Told):
+            training.in_thread(lambda: time.sleep(30))
+        assert time.monotonic() - began < 20
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_what_a_call_gives_and_raises_comes_through_its_thread():
+    assert training.in_thread(lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        training.in_thread(lambda: 1 / 0)
