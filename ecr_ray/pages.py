@@ -1,7 +1,8 @@
-"""What every self-contained HTML page of a run shares: a Jinja template beside its module, plots as inline SVG."""
+"""What all self-contained HTML pages of runs share: page.html, which each fills in, and plots as inline SVG."""
 
 import io
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -9,21 +10,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def render(package: str, template: str, num: Callable[[Any], str], **values: Any) -> str:
+def render(package: str, template: str, num: Callable[[Any], str], run: Mapping[str, Any], **values: Any) -> str:
     """A page as HTML text.
 
     Args:
-        package: the package that the template is in.
+        package: the package that the template is in; it extends `page.html`.
         template: its file name.
         num: how the filter `num` writes a number.
+        run: the run's record; the page ends with how it was made.
         values: what the template shows; one that it asks for and that is missing is an error.
     """
     import jinja2
 
-    text = (resources.files(package) / template).read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    places = {"page.html": "ecr_ray", template: package}
+    texts = {name: (resources.files(place) / name).read_text(encoding="utf-8") for name, place in places.items()}
+    environment = jinja2.Environment(loader=jinja2.DictLoader(texts), autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["num"] = num
-    return environment.from_string(text).render(**values)
+    settings = json.dumps(run["config"], indent=2)
+    return environment.get_template(template).render(run=run, settings=settings, **values)
 
 
 def figure(*args: Any, **kwargs: Any) -> tuple["Figure", Any]:

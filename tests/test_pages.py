@@ -6,6 +6,13 @@ import pytest
 from ecr_ray import pages
 from ecr_ray.policy import sft_report
 
+MADE = {
+    "command": ["jobs/x.py"],
+    "code": {"version": "0", "commit": None, "changed": False},
+    "hardware": {"cpu": "x", "cores": 2, "memory_gib": 4},
+    "packages": {"ray": "2"},
+}
+
 
 def test_a_plot_is_one_svg_element():
     drawn, axis = pages.figure(figsize=(2, 1))
@@ -21,13 +28,13 @@ def test_the_fine_tuning_page_shows_the_run_and_escapes_it():
         "result": {"steps": 1200, "valid_loss_best": None, "train_loss_last": 1.5},
         "rows": {"train_answers": 3},
         "failures": {},
-        "command": ["jobs/sft.py"],
-    }
+    } | MADE
     page = sft_report.page(run, curve)
     assert "&lt;b&gt;tiny" in page and "<b>tiny" not in page
+    assert "jobs/x.py" in page and "commit unknown" in page and "ray 2" in page and "&#34;method&#34;" in page
     assert "1,200" in page and "1.500" in page and "–" in page and "<svg" in page
 
 
 def test_a_value_that_is_missing_is_an_error():
     with pytest.raises(jinja2.UndefinedError):
-        pages.render("ecr_ray.policy", "sft_report.html", str)
+        pages.render("ecr_ray.policy", "sft_report.html", str, MADE | {"config": {}})

@@ -64,7 +64,6 @@ def write(output: Path, run: Mapping[str, Any], curve: pa.Table, found: evaluate
             "Against people's ratings of dialogues that nothing learnt from": _tables(found.people),
         },
         worst=_worst(found) if shown else [],
-        settings=json.dumps(run["config"], indent=2),
     )
     storage.write_bytes(output / "summary.html", page.encode())
 

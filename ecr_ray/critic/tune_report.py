@@ -161,7 +161,6 @@ def page(run: Mapping[str, Any], found: pa.Table) -> str:
         coordinates=_coordinates(run),
         learning=_learning(run, found),
         importances=_importances(run["importance"]),
-        settings=json.dumps(run["config"], indent=2),
     )
 
 

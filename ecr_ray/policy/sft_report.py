@@ -72,8 +72,7 @@ def result(curve: pa.Table, done: dict[str, Any]) -> dict[str, Any]:
 
 def page(run: dict[str, Any], curve: pa.Table) -> str:
     """One self-contained HTML page about the run."""
-    settings = json.dumps(run["config"], indent=2)
-    return pages.render("ecr_ray.policy", "sft_report.html", _number, run=run, plot=_plot(curve), settings=settings)
+    return pages.render("ecr_ray.policy", "sft_report.html", _number, run=run, plot=_plot(curve))
 
 
 def _number(value: float | None) -> str:

@@ -1,6 +1,5 @@
 """One self-contained HTML page about a scoring run: histograms, agreement, failures, settings."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +26,6 @@ def page(run: dict[str, Any], tables: dict[str, pa.Table], aspects: Sequence[str
         aspects=[*aspects, "overall"],
         means={name: _means(table, aspects) for name, table in tables.items()},
         histograms=_histograms(tables, aspects),
-        settings=json.dumps(run["config"], indent=2),
     )
 
 

@@ -42,7 +42,7 @@ RUN = {
     "heads": ["overall"], "rubric": "ecr-ma", "known_targets": {"overall": 9}, "overall_from": {"judges": 69},
     "result": {"step": 2, "best": 0.5, "best_step": 2, "since_best": 0, "stopped_early": False}, "doubt": [],
     "command": ["jobs/train_critic.py"], "code": {"version": "0", "commit": None, "changed": False},
-    "hardware": {"cpu": "x", "cores": 2, "memory_gib": 4}, "seed": 0, "timings_s": {"train": 1.0}, "inputs": [],
+    "packages": {}, "hardware": {"cpu": "x", "cores": 2, "memory_gib": 4}, "seed": 0, "timings_s": {}, "inputs": [],
 }  # fmt: skip
 
 

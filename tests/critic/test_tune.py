@@ -93,6 +93,7 @@ def test_the_page_shows_every_trial_and_why_one_failed():
         "config": {"output": "runs/tune"},
         "command": ["jobs/tune_critic.py"],
         "code": {"version": "0", "commit": None, "changed": False},
+        "packages": {},
         "hardware": {"cpu": "x", "cores": 2, "memory_gib": 4},
     }
     page = tune_report.page(run, pa.Table.from_pylist(rows, schema=tune_report.CURVES))
