@@ -9,7 +9,9 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ecr_ray.records import hardware, package_versions
@@ -43,6 +45,18 @@ def run_arm(module: str, *arguments: str, env: Mapping[str, str] | None = None) 
     if done.returncode:
         raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def step_times(curve: Path) -> Any:
+    """A callback of transformers' trainers that writes every log with its time, a JSON line each."""
+    from transformers import TrainerCallback
+
+    class Times(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+            with curve.open("a") as file:
+                file.write(json.dumps({"step": state.global_step, "at": time.time(), **logs}) + "\n")
+
+    return Times()
 
 
 def row(

@@ -171,27 +171,7 @@ def _trainer(settings: CriticConfig, work: Path, data: dict[str, Any], *, groupe
     """The trainer as its documentation runs it, with our loss."""
     import torch
     from datasets import Dataset
-    from transformers import Trainer, TrainerCallback, TrainingArguments
-
-    shape = train.shape_of(settings, data)
-    critic = model.build(shape)
-    model.freeze(critic, settings.train_layers, embeddings=settings.train_embeddings)
-    heads = torch.tensor(train.head_weights(settings, shape.heads))
-
-    class WithLoss(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.critic = critic
-
-        def forward(self, input_ids: Any, attention_mask: Any, labels: Any, weights: Any) -> dict[str, Any]:
-            mean, spread = losses.squash(self.critic(input_ids, attention_mask))
-            each = losses.regression(mean, spread, labels, settings.loss)
-            return {"loss": losses.weighted(each, weights, weights.sum(0), heads), "logits": mean}
-
-    class Times(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-            with (work / worker.CURVE).open("a") as file:
-                file.write(json.dumps({"step": state.global_step, "at": time.time(), **logs}) + "\n")
+    from transformers import Trainer, TrainingArguments
 
     reader = train.check(settings)
 
@@ -216,7 +196,35 @@ def _trainer(settings: CriticConfig, work: Path, data: dict[str, Any], *, groupe
         report_to="none",
         use_cpu=True,
     )
-    Trainer(WithLoss(), arguments, data_collator=collate, train_dataset=rows, callbacks=[Times()]).train()
+    Trainer(
+        _with_loss(settings, data),
+        arguments,
+        data_collator=collate,
+        train_dataset=rows,
+        callbacks=[benchmarks.step_times(work / worker.CURVE)],
+    ).train()
+
+
+def _with_loss(settings: CriticConfig, data: dict[str, Any]) -> Any:
+    """Our critic as the trainer takes a model: it gives its own loss."""
+    import torch
+
+    shape = train.shape_of(settings, data)
+    critic = model.build(shape)
+    model.freeze(critic, settings.train_layers, embeddings=settings.train_embeddings)
+    heads = torch.tensor(train.head_weights(settings, shape.heads))
+
+    class WithLoss(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.critic = critic
+
+        def forward(self, input_ids: Any, attention_mask: Any, labels: Any, weights: Any) -> dict[str, Any]:
+            mean, spread = losses.squash(self.critic(input_ids, attention_mask))
+            each = losses.regression(mean, spread, labels, settings.loss)
+            return {"loss": losses.weighted(each, weights, weights.sum(0), heads), "logits": mean}
+
+    return WithLoss()
 
 
 _COLUMNS = {"labels": "targets", "weights": "weights"}

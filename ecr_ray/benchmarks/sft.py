@@ -88,13 +88,7 @@ def main(arm: str, folder: str) -> dict[str, Any]:
 def _plain(settings: SftConfig, work: Path) -> None:
     """The trainer as its documentation runs it: no Ray, no DeepSpeed."""
     from datasets import Dataset
-    from transformers import TrainerCallback
     from trl import SFTTrainer
-
-    class Times(TrainerCallback):
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-            with (work / sft_worker.CURVE).open("a") as file:
-                file.write(json.dumps({"step": state.global_step, "at": time.time(), **logs}) + "\n")
 
     without = dataclasses.replace(settings, zero_stage=0)
     trainer = SFTTrainer(
@@ -102,7 +96,7 @@ def _plain(settings: SftConfig, work: Path) -> None:
         args=sft_worker.arguments(without, work, "cpu", 1, has_valid=False),
         train_dataset=Dataset.from_parquet(str(work / "train.parquet"), cache_dir=str(work / "cache")),
         processing_class=sft.check(settings),
-        callbacks=[Times()],
+        callbacks=[benchmarks.step_times(work / sft_worker.CURVE)],
     )
     trainer.train()
 
