@@ -351,6 +351,137 @@ class TuneConfig:
 
 
 @dataclass(frozen=True)
+class PpoConfig:
+    """Reinforce a policy with PPO against a critic, and prove that it learns.
+
+    Rollout actors sample answers to real prompts, the critic scores them, Ray Train workers under DeepSpeed ZeRO learn,
+    and every new version's way to the rollout actors is proven. Run it again after any crash with the same arguments:
+    it goes on from its last checkpoint.
+    Exit code 0: done; 1: cannot run as asked; 3: done, but some input lines are in quarantine.
+    """
+
+    profile: str = "tiny"
+    """Set of defaults: tiny (laptop, bundled models), node (one GPU host), cluster, or a path to a .toml."""
+    config: str | None = None
+    """A .toml file whose [ppo] table overrides the profile."""
+    input: str = "sample"
+    """Dialogues whose turns are prompts: `sample` (embedded), `redial:train|valid|test` (below ECR_DATA_DIR), or a path
+    or URI of dialogues or turns as .jsonl, .parquet, ReDial's released .zip, or a directory of these."""
+    valid_input: str | None = None
+    """Dialogues for the held-out prompts, in the same forms; by default --valid-share of the input, whole dialogues."""
+    valid_share: float = 0.2
+    base: str = "ecr-tiny-chat"
+    """The fine-tuned policy to start from, which is also the reference: a bundled model, a directory (that of an
+    adapter is merged into its base first), or a hub id."""
+    pad_token: str | None = None
+    """A token of the base model to pad with, where its tokenizer has none of its own; never the end-of-turn token."""
+    output: str = "runs/ppo"
+    """Directory of the artifact, shared by all nodes: model/ (servable), curve.parquet, samples.parquet, summary.html,
+    run.json."""
+    method: Literal["full", "lora"] = "lora"
+    """Train a LoRA adapter, or all weights (small models only: all of them travel to the rollout actors)."""
+    lora_r: int = 16
+    lora_alpha: int = 32
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Modules that get an adapter."""
+    reward: str = "critic"
+    """`critic`, or module:function that takes dialogues (lists of role and text) and responses and gives numbers."""
+    critic: str = "ecr-tiny-critic"
+    """A bundled critic, or the directory of one."""
+    aspects: tuple[str, ...] = ("overall=1",)
+    """The critic's heads that count, each with its weight."""
+    doubt: float = 0.0
+    """Take so many of the critic's own standard deviations off each aspect: a lower confidence bound."""
+    scale_samples: int = 256
+    """Answers of the policy before PPO that fix what a reward of 0, and of 1, is."""
+    no_end_cost: float = 1.0
+    """Taken off the scaled reward of an answer that does not end by itself."""
+    unknown_title_cost: float = 0.5
+    """The same for every title that is not in the catalogue."""
+    repetition_cost: float = 1.0
+    """The same times the share of three-word sequences that an answer has said before."""
+    titles: str = "none"
+    """The catalogue: `sample` (the embedded films), `redial` (below ECR_DATA_DIR), a .json file of films, or none."""
+    beta: float = 0.05
+    """Weight of the KL from the policy before PPO, per token, in the reward."""
+    target_kl: float | None = None
+    """Steer beta so that an answer's KL stays near so many nats."""
+    kl_horizon: int = 2000
+    """Answers over which beta may about double."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What samples: vLLM (adapters only), or transformers (faster for tiny models on a CPU)."""
+    engines: int = 1
+    """Rollout actors."""
+    cpus_per_engine: float = 1.0
+    gpus_per_engine: float = 1.0
+    """Where there are GPUs; less than 1 shares one."""
+    vllm: Mapping[str, Any] = field(default_factory=dict)
+    """Further vLLM engine arguments (in a profile or --config file)."""
+    mode: Literal["sync", "one_step_async"] = "sync"
+    """one_step_async: sample for the next step while learning, with truncated importance weights."""
+    max_weight: float = 2.0
+    """Importance weights are cut here."""
+    rollout_role: str | None = None
+    """Put rollout actors on nodes with this label `role` (see slurm_ray_start.sh --roles)."""
+    train_role: str | None = None
+    """The same for the workers."""
+    max_prompt: int = 256
+    """Tokens of a prompt; older messages are left out to fit."""
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    steps: int = 200
+    batch: int = 64
+    """Answers a step."""
+    minibatch: int = 32
+    """Answers an optimizer step, over all workers."""
+    micro_batch: int = 8
+    """Answers that a worker computes at once."""
+    epochs: int = 2
+    """Passes over a step's answers."""
+    learning_rate: float = 3e-4
+    """Falls in a line to 0 over the run."""
+    value_warmup: int = 5
+    """First steps, in which only the value learns."""
+    clip: float = 0.2
+    value_clip: float = 0.2
+    value_weight: float = 0.1
+    gamma: float = 1.0
+    lam: float = 0.95
+    weight_decay: float = 0.0
+    gradient_clip: float = 1.0
+    workers: int = 1
+    cpus_per_worker: float = 1.0
+    gpus_per_worker: float = 1.0
+    """Where there are GPUs; less than 1 shares one."""
+    threads_per_worker: int | None = None
+    """Threads of a CPU worker; by default the machine's cores shared among the workers."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What DeepSpeed shares among the workers: 1 optimizer, 2 and gradients, 3 and weights; 0: no DeepSpeed."""
+    bf16: bool = False
+    """Compute in bfloat16; what learns stays float32."""
+    gradient_checkpointing: bool = False
+    save_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """How the result's weights are stored."""
+    eval_every: int = 20
+    """Steps between two looks at the held-out prompts; the policy with the highest reward there is the result."""
+    eval_prompts: int = 128
+    save_every: int = 100
+    """Steps between two checkpoints; a crash costs at most so many."""
+    deadline_s: float = 600.0
+    """Longest time that any answer of an actor may take."""
+    max_failures: int = 3
+    """Deaths of workers, and of each rollout actor, after which the run gives up."""
+    limit: int | None = None
+    """Use only this many prompts."""
+    seed: int = 0
+    max_message_chars: int = 20_000
+    """A dialogue with a longer message is put into quarantine."""
+    overwrite: bool = False
+    """Replace an artifact that was made with other settings."""
+
+
+@dataclass(frozen=True)
 class ClusterConfig:
     """Start a Ray cluster inside a SLURM job, run a job file on it, and leave nothing behind.
 

@@ -86,12 +86,19 @@ def check_compiler(device: Device, zero_stage: int) -> None:
         )
 
 
-def scaling(workers: int, device: Device, cpus: float) -> "ScalingConfig":
-    """Ray Train's workers, `cpus` each and one GPU where the device is one."""
+def scaling(
+    workers: int, device: Device, cpus: float, *, gpus: float = 1.0, role: str | None = None
+) -> "ScalingConfig":
+    """Ray Train's workers: `cpus` each, `gpus` where the device is one; on nodes with the label `role`, if named."""
     from ray.train import ScalingConfig
 
-    resources = {"CPU": cpus} | ({"GPU": 1} if device == "gpu" else {})
-    return ScalingConfig(num_workers=workers, use_gpu=device == "gpu", resources_per_worker=resources)
+    resources = {"CPU": cpus} | ({"GPU": gpus} if device == "gpu" else {})
+    return ScalingConfig(
+        num_workers=workers,
+        use_gpu=device == "gpu",
+        resources_per_worker=resources,
+        label_selector={"role": role} if role else None,
+    )
 
 
 def run_config(storage: Path, name: str, max_failures: int, callbacks: list[Any] | None = None) -> "RunConfig":

@@ -68,6 +68,14 @@ def build(shape: Shape) -> "torch.nn.Module":
     return Critic()
 
 
+def example(device: "torch.device") -> tuple["torch.Tensor", "torch.Tensor"]:
+    """Something that a critic can be called with."""
+    import torch
+
+    ids = torch.ones(1, 4, dtype=torch.long, device=device)
+    return ids, torch.ones_like(ids)
+
+
 def _encoder(auto: Any, name: str) -> Any:
     from transformers.utils import logging
 

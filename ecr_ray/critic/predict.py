@@ -79,9 +79,19 @@ class Pool:
     CHUNK = 512
 
     def __init__(
-        self, name: str, *, actors: int = 1, cpus: float = 1.0, gpus: float = 0.0, bf16: bool | None = None
+        self,
+        name: str,
+        *,
+        actors: int = 1,
+        cpus: float = 1.0,
+        gpus: float = 0.0,
+        bf16: bool | None = None,
+        deadline_s: float | None = None,
     ) -> None:
+        """`deadline_s`: the longest time that any 512 rows may take; None waits as long as it takes."""
         import ray
+
+        self._deadline_s = deadline_s
 
         # Found here, so that a wrong name is one sentence and not an actor's death.
         directory = str(model.find(name).resolve())
@@ -110,8 +120,15 @@ class Pool:
         total, heads = len(columns[0]), len(self.shape.heads)
         chunks = [slice(at, at + self.CHUNK) for at in range(0, total, self.CHUNK)]
         mean, std = np.full((total, heads), np.nan), np.full((total, heads), np.nan)
-        work = [(n, method, *(column[chunk] for column in columns)) for n, chunk in enumerate(chunks)]
-        for number, found in ActorPool(self._actors).map_unordered(lambda actor, job: actor.run.remote(*job), work):
+        pool = ActorPool(self._actors)
+        for n, chunk in enumerate(chunks):
+            job = (n, method, *(column[chunk] for column in columns))
+            pool.submit(lambda actor, job: actor.run.remote(*job), job)
+        while pool.has_next():
+            try:
+                number, found = pool.get_next_unordered(self._deadline_s)
+            except TimeoutError as error:
+                raise model.CriticError(f"a critic's actor did not answer within {self._deadline_s:.0f} s") from error
             mean[chunks[number]], std[chunks[number]] = found.mean_NK, found.std_NK
             progress(len(found.mean_NK))
         return Predictions(self.shape.heads, mean, std)

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from ecr_ray import storage, training
+from ecr_ray import optimizers, storage, training
 from ecr_ray.config import CriticConfig
-from ecr_ray.critic import batches, losses, model, optimizers
+from ecr_ray.critic import batches, losses, model
 from ecr_ray.scoring.agreement import spearman
 
 # Written last into a checkpoint: one without it was being written when its worker died.
@@ -61,6 +61,7 @@ def train(job: Mapping[str, Any]) -> None:
         optimizers.Settings(
             workers, cut, settings.weight_decay, settings.gradient_clip, job["device"], settings.zero_stage
         ),
+        model.example,
         state,
         progress.step,
     )

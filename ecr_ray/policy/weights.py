@@ -32,12 +32,7 @@ def load_tokenizer(base: str, pad_token: str | None) -> Any:
     Raises:
         ModelError: there is no such model, or nothing to pad with.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(tiny.resolve_model(base))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load the tokenizer of --base {base}: {_first_line(error)}") from error
+    tokenizer = load_tokenizer_of(base)
     if pad_token is not None:
         if pad_token not in tokenizer.get_vocab():
             raise ModelError(f"--pad-token {pad_token!r} is not a token of {base}")
@@ -55,6 +50,20 @@ def load_tokenizer(base: str, pad_token: str | None) -> Any:
     return tokenizer
 
 
+def load_tokenizer_of(base: str) -> Any:
+    """The tokenizer of a base model as it is.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(tiny.resolve_model(base))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load the tokenizer of --base {base}: {_first_line(error)}") from error
+
+
 def check_adapter(adapter: str, base: str) -> None:
     """Make sure that an adapter is one, and of this base.
 
@@ -67,6 +76,44 @@ def check_adapter(adapter: str, base: str) -> None:
     theirs = json.loads(path.read_text()).get("base_model_name_or_path")
     if theirs not in (base, tiny.resolve_model(base)):
         raise ModelError(f"--adapter {adapter} was made for the base model {theirs}, not for {base}")
+
+
+def base_of(name: str) -> str:
+    """The base model of an adapter's directory; of any other model itself.
+
+    Raises:
+        ModelError: the adapter does not say what it is of.
+    """
+    path = Path(name) / ADAPTER_CONFIG
+    if not path.is_file():
+        return name
+    base = json.loads(path.read_text()).get("base_model_name_or_path")
+    if not base:
+        raise ModelError(f"{path} does not name a base model")
+    return base
+
+
+def merged(name: str, target: Path) -> str:
+    """A model as one: of an adapter's directory, its base with the adapter merged in, written to `target`.
+
+    Returns:
+        What from_pretrained and vLLM take: a directory or hub id.
+    """
+    if not (Path(name) / ADAPTER_CONFIG).is_file():
+        return tiny.resolve_model(name)
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = tiny.resolve_model(base_of(name))
+    model = AutoModelForCausalLM.from_pretrained(base)
+    whole = PeftModel.from_pretrained(model, name).merge_and_unload()
+    staging = target.with_name(f".{target.name}.new")
+    shutil.rmtree(staging, ignore_errors=True)
+    whole.save_pretrained(staging)
+    load_tokenizer_of(base).save_pretrained(staging)
+    shutil.rmtree(target, ignore_errors=True)
+    staging.rename(target)
+    return str(target)
 
 
 def check_targets(base: str, targets: tuple[str, ...]) -> None:

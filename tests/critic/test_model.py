@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ecr_ray import training
-from ecr_ray.critic import model, optimizers, predict
+from ecr_ray import optimizers, training
+from ecr_ray.critic import model, predict
 from ecr_ray.critic.model import Shape
 
 SHAPE = Shape("minilm", ("empathy", "overall"), "ecr-ma", dropout=0.0, max_length=32)
@@ -86,6 +86,10 @@ def small():
     return torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.GELU(), torch.nn.Linear(4, 2))
 
 
+def example(device):
+    return (torch.ones(1, 5, device=device),)
+
+
 def steps(stepper, data, first, last, cut):
     for number in range(first, last):
         stepper.begin(0.01)
@@ -96,11 +100,11 @@ def steps(stepper, data, first, last, cut):
 
 def test_parts_of_a_step_add_up_and_a_saved_state_goes_on():
     data = torch.randn(6, 8, 5, generator=torch.Generator().manual_seed(0))
-    whole = optimizers.make(small(), settings(1))
+    whole = optimizers.make(small(), settings(1), example)
     steps(whole, data, 0, 6, 1)
-    cut = optimizers.make(small(), settings(4))
+    cut = optimizers.make(small(), settings(4), example)
     steps(cut, data, 0, 3, 4)
-    again = optimizers.make(small(), settings(2), cut.state(), 3)
+    again = optimizers.make(small(), settings(2), example, cut.state(), 3)
     steps(again, data, 3, 6, 2)
     for name, weight in whole.state()["weights"].items():
         assert torch.allclose(weight, again.state()["weights"][name], atol=1e-6), name

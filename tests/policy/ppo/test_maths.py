@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecr_ray.policy import ppo_math as ppo
+from ecr_ray.policy.ppo import maths as ppo
 
 REWARDS = torch.tensor([[0.1, -0.2, 0.0, 1.0], [0.0, 0.3, -0.1, 0.5]])
 VALUES = torch.tensor([[0.2, 0.1, 0.4, 0.3], [-0.1, 0.2, 0.0, 0.6]])

@@ -18,6 +18,8 @@ Messages = Sequence[Mapping[str, str]]
 # (dialogues, responses) → a number each.
 Reward = Callable[[Sequence[Messages], Sequence[str]], Sequence[float]]
 NO_END, UNKNOWN_TITLE, REPETITION = "no_end", "unknown_title", "repetition"
+# Of a response that is longer than the critic reads.
+CUT_WORDS = 24
 
 
 class RewardError(UserError):
@@ -48,14 +50,23 @@ def opinion(found: Predictions, weights: Mapping[str, float], doubt: float) -> n
     Raises:
         RewardError: a head that the critic does not have, or weights of nothing.
     """
-    unknown = set(weights) - set(found.heads)
-    if unknown or sum(weights.values()) <= 0:
-        raise RewardError(
-            f"the critic has the heads {', '.join(found.heads)}; the reward asks for {', '.join(weights) or 'none'}"
-        )
+    check_heads(found.heads, weights)
     columns = [found.heads.index(head) for head in weights]
     share_K = np.array(list(weights.values())) / sum(weights.values())
     return (found.mean_NK[:, columns] - doubt * found.std_NK[:, columns]) @ share_K
+
+
+def check_heads(heads: Sequence[str], weights: Mapping[str, float]) -> None:
+    """Make sure that a critic has what the reward asks for.
+
+    Raises:
+        RewardError: a head that the critic does not have, or weights of nothing.
+    """
+    if set(weights) - set(heads) or sum(weights.values()) <= 0:
+        raise RewardError(
+            f"the critic has the heads {', '.join(heads)}; the reward asks for "
+            f"{', '.join(f'{name}={weight:g}' for name, weight in weights.items()) or 'none'}"
+        )
 
 
 def faults(responses: Sequence[str], ended: Sequence[bool], titles: Titles | None) -> dict[str, np.ndarray]:
@@ -88,6 +99,78 @@ def total(opinion_N: np.ndarray, faults_N: Mapping[str, np.ndarray], costs: Mapp
             f"{len(broken)} of {len(found)} rewards are no number, the first of response {broken[0] + 1}: the critic "
             "or the reward function is broken"
         )
+    return found
+
+
+class Rewarder:
+    """From dialogues and answers to what each is worth: an opinion, a scale, and what faults cost."""
+
+    def __init__(
+        self, opinion: Reward, titles: Titles | None, costs: Mapping[str, float], scale: Scale | None = None
+    ) -> None:
+        self._opinion, self._titles, self._costs, self.scale = opinion, titles, costs, scale
+
+    def __call__(self, dialogues: Sequence[Messages], responses: Sequence[str], ended: Sequence[bool]) -> "Rewarded":
+        """Every answer's worth. The first call's opinions fix the scale, if nothing has."""
+        raw_N = np.asarray(self._opinion(dialogues, responses), dtype=np.float64)
+        if raw_N.shape != (len(responses),):
+            raise RewardError(f"the reward function gave {raw_N.shape} numbers for {len(responses)} responses")
+        found = faults(responses, ended, self._titles)
+        checked_N = total(raw_N, {}, {})
+        if self.scale is None:
+            self.scale = Scale.of(checked_N)
+        return Rewarded(raw_N, found, total(self.scale.apply(checked_N), found, self._costs))
+
+
+@dataclass(frozen=True)
+class Rewarded:
+    """Of N answers: the opinion as it was given, the faults, and the sum of both on the fixed scale, (N,) each."""
+
+    raw_N: np.ndarray
+    faults: Mapping[str, np.ndarray]
+    total_N: np.ndarray
+
+
+def of_critic(predict: Callable[..., Predictions], weights: Mapping[str, float], doubt: float) -> Reward:
+    """A critic's opinion as a reward function.
+
+    Args:
+        predict: of a predictor: contexts, responses → predictions. A response that is longer than the encoder reads is
+            read as far as that.
+        weights: of the critic's heads.
+        doubt: how many of its own standard deviations are taken off.
+    """
+
+    def judge(dialogues: Sequence[Messages], responses: Sequence[str]) -> np.ndarray:
+        found = predict(dialogues, responses)
+        unread = np.flatnonzero(found.unread)
+        if len(unread):
+            # As many words as surely fit; of a sampled answer the rest is seldom more than repetition.
+            again = predict(
+                [dialogues[n] for n in unread], [" ".join(responses[n].split()[:CUT_WORDS]) for n in unread]
+            )
+            found.mean_NK[unread], found.std_NK[unread] = again.mean_NK, again.std_NK
+        return opinion(found, weights, doubt)
+
+    return judge
+
+
+def parse_aspects(aspects: Sequence[str]) -> dict[str, float]:
+    """`name=weight` of each → weights by name; without a weight it is 1.
+
+    Raises:
+        RewardError: a weight that is no number, or a name twice.
+    """
+    found: dict[str, float] = {}
+    for aspect in aspects:
+        name, _, weight = aspect.partition("=")
+        try:
+            value = float(weight or 1)
+        except ValueError as error:
+            raise RewardError(f"--aspects {aspect}: {weight!r} is no number; write it as overall=1") from error
+        if name in found:
+            raise RewardError(f"--aspects names {name} twice")
+        found[name] = value
     return found
 
 

@@ -4,6 +4,7 @@ What is saved is every trained weight and Adam's two moments, whole, by name. So
 workers, another ZeRO stage, or none.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -27,6 +28,8 @@ class Settings:
     gradient_clip: float
     device: training.Device
     zero_stage: int
+    betas: tuple[float, float] = (0.9, 0.98)
+    epsilon: float = 1e-6
 
 
 class Stepper(Protocol):
@@ -43,16 +46,26 @@ class Stepper(Protocol):
     def end(self) -> float:
         """Move the weights; the gradient's norm before clipping."""
 
+    def weights(self) -> "dict[str, torch.Tensor]":
+        """The trained weights by name, whole, in float32 and on the CPU. All ranks call it together."""
+
     def state(self) -> State:
-        """Everything, whole and on the CPU. All ranks call it together."""
+        """The weights and the optimizer's moments in the same way."""
 
 
-def make(model: Any, settings: Settings, resume: State | None = None, steps: int = 0) -> Stepper:
+def make(
+    model: Any,
+    settings: Settings,
+    example: "Callable[[torch.device], tuple[Any, ...]]",
+    resume: State | None = None,
+    steps: int = 0,
+) -> Stepper:
     """The stepper of a worker.
 
     Args:
-        model: a critic with the weights that are to be trained marked.
+        model: with the weights that are to be trained marked.
         settings: of all steps.
+        example: what the model may be called with on a device.
         resume: what `state` gave after so many `steps`.
     """
     import torch
@@ -63,7 +76,7 @@ def make(model: Any, settings: Settings, resume: State | None = None, steps: int
                 parameter.copy_(resume["weights"][name])
     stepper = (Zero if settings.zero_stage else Plain)(model, settings)
     if resume is not None:
-        stepper.restore(resume, steps)
+        stepper.restore(resume, steps, example)
     return stepper
 
 
@@ -72,12 +85,14 @@ def trained(model: Any) -> dict[str, "torch.nn.Parameter"]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _adam(model: Any, weight_decay: float) -> "torch.optim.AdamW":
+def _adam(model: Any, settings: Settings) -> "torch.optim.AdamW":
     """AdamW, one group: of a second one DeepSpeed's ZeRO 1 and 2 give no moments back (0.19.8)."""
     import torch
 
     weights = list(trained(model).values())
-    return torch.optim.AdamW(weights, lr=0.0, betas=(0.9, 0.98), eps=1e-6, weight_decay=weight_decay)
+    return torch.optim.AdamW(
+        weights, lr=0.0, betas=settings.betas, eps=settings.epsilon, weight_decay=settings.weight_decay
+    )
 
 
 class Plain:
@@ -86,7 +101,7 @@ class Plain:
     def __init__(self, model: Any, settings: Settings) -> None:
         self.model = model.to("cuda" if settings.device == "gpu" else "cpu")
         self._settings = settings
-        self._optimizer = _adam(self.model, settings.weight_decay)
+        self._optimizer = _adam(self.model, settings)
 
     def begin(self, learning_rate: float) -> None:
         for group in self._optimizer.param_groups:
@@ -108,15 +123,17 @@ class Plain:
         self._optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
+    def weights(self) -> "dict[str, torch.Tensor]":
+        return {name: weight.detach().float().cpu().clone() for name, weight in trained(self.model).items()}
+
     def state(self) -> State:
-        found: State = {"weights": {}} | {moment: {} for moment in MOMENTS}
+        found: State = {"weights": self.weights()} | {moment: {} for moment in MOMENTS}
         for name, weight in trained(self.model).items():
-            found["weights"][name] = weight.detach().float().cpu().clone()
             for moment in MOMENTS:
                 found[moment][name] = self._optimizer.state[weight][moment].detach().float().cpu().clone()
         return found
 
-    def restore(self, state: State, steps: int) -> None:
+    def restore(self, state: State, steps: int, example: Any) -> None:
         import torch
 
         for name, weight in trained(self.model).items():
@@ -130,7 +147,7 @@ class Zero:
     def __init__(self, model: Any, settings: Settings) -> None:
         import deepspeed
 
-        self._optimizer = _adam(model, settings.weight_decay)
+        self._optimizer = _adam(model, settings)
         self._settings = settings
         cut = settings.batching
         config = training.deepspeed_config(settings.zero_stage, bf16=False) | {
@@ -154,31 +171,34 @@ class Zero:
         # The last backward's step was the one that counts.
         return float(self.model.get_global_grad_norm())
 
-    def state(self) -> State:
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+    def weights(self) -> "dict[str, torch.Tensor]":
+        from deepspeed.utils import safe_get_full_fp32_param
 
-        found: State = {"weights": {}} | {moment: {} for moment in MOMENTS}
+        return {
+            name: safe_get_full_fp32_param(weight).cpu().clone() for name, weight in trained(self.model.module).items()
+        }
+
+    def state(self) -> State:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        found: State = {"weights": self.weights()} | {moment: {} for moment in MOMENTS}
         for name, weight in trained(self.model.module).items():
-            found["weights"][name] = safe_get_full_fp32_param(weight).cpu().clone()
             for moment in MOMENTS:
                 found[moment][name] = safe_get_full_optimizer_state(weight, moment).cpu().clone()
         return found
 
-    def restore(self, state: State, steps: int) -> None:
+    def restore(self, state: State, steps: int, example: "Callable[[torch.device], tuple[Any, ...]]") -> None:
+        import torch
         from deepspeed.utils import safe_set_full_optimizer_state
 
         # Moments exist after a first step: one of a learning rate of 0 over a loss of 0 changes nothing else.
         self.begin(0.0)
         for _ in range(self._settings.batching.accumulate):
-            self.backward(self._nothing())
+            found = self.model(*example(self.model.device))
+            parts = [found] if isinstance(found, torch.Tensor) else found
+            self.backward(sum(part.float().sum() for part in parts) * 0.0)
         for name, weight in trained(self.model.module).items():
             for moment in MOMENTS:
                 safe_set_full_optimizer_state(weight, state[moment][name].to(self.model.device), moment)
         for kept in self._optimizer.state.values():
             kept["step"].fill_(float(steps))
-
-    def _nothing(self) -> "torch.Tensor":
-        import torch
-
-        ids = torch.ones(1, 4, dtype=torch.long, device=self.model.device)
-        return self.model(ids, torch.ones_like(ids)).float().sum() * 0.0

@@ -1,44 +1,37 @@
 """The arithmetic of PPO on texts. Pure functions on tensors, the same on one worker and on many.
 
 Shapes: B responses, T their positions (padded on the right), V tokens of the vocabulary. `mask_BT` is 1 for a
-response's own tokens, its end of turn included. Sums go through `total`, which adds them up over the workers: so that a
-mean is over the *whole* batch, however it is shared out.
+response's own tokens, its end of turn included. Every worker has the figures of the *whole* batch (they are small), so
+that means are over all of it however the models' work is shared out; the losses are of each token, in any shape.
 
 Sources: Schulman et al. 2017 (PPO), 2016 (GAE), http://joschu.net/blog/kl-approx.html (k1, k3); details as in "The N+
 Implementation Details of RLHF with PPO" (Huang et al. 2024).
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
 
-Total = Callable[["torch.Tensor"], "torch.Tensor"]
 # A log-ratio beyond this is a broken sample, and its exponential would be infinite.
 LOG_RATIO = 20.0
 
 
-def alone(value: "torch.Tensor") -> "torch.Tensor":
-    """The sum over one worker."""
-    return value
-
-
 def token_log_probs(
-    logits_BTV: "torch.Tensor", ids_BT: "torch.Tensor", temperature: float
+    logits_NV: "torch.Tensor", ids_N: "torch.Tensor", temperature: float
 ) -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Log-probability of each token, and the distribution's entropy there, (B, T) each, in nats.
+    """Log-probability of each of N tokens, and the distribution's entropy there, (N,) each, in nats.
 
     Args:
-        logits_BTV: of the distribution that each token was drawn from.
-        ids_BT: the tokens.
+        logits_NV: of the distribution that each token was drawn from.
+        ids_N: the tokens.
         temperature: what the sampling divided the logits by.
     """
     import torch
 
-    log_BTV = torch.log_softmax(logits_BTV.float() / temperature, dim=-1)
-    entropy_BT = -(log_BTV.exp() * log_BTV).sum(-1)
-    return log_BTV.gather(-1, ids_BT[..., None])[..., 0], entropy_BT
+    log_NV = torch.log_softmax(logits_NV.float() / temperature, dim=-1)
+    entropy_N = -(log_NV.exp() * log_NV).sum(-1)
+    return log_NV.gather(-1, ids_N[:, None])[:, 0], entropy_N
 
 
 def k1(log_BT: "torch.Tensor", reference_BT: "torch.Tensor") -> "torch.Tensor":
@@ -94,25 +87,18 @@ def gae(
     return advantages_BT, advantages_BT + values_BT
 
 
-def mean(values_BT: "torch.Tensor", mask_BT: "torch.Tensor", total: Total = alone) -> "torch.Tensor":
-    """The mean over all tokens of all workers."""
-    import torch
-
-    sums = total(torch.stack([(values_BT * mask_BT).sum(), mask_BT.sum().to(values_BT.dtype)]))
-    return sums[0] / sums[1].clamp_min(1)
+def mean(values_BT: "torch.Tensor", mask_BT: "torch.Tensor") -> "torch.Tensor":
+    """The mean over all tokens."""
+    return (values_BT * mask_BT).sum() / mask_BT.sum().clamp_min(1)
 
 
-def whiten(
-    values_BT: "torch.Tensor", mask_BT: "torch.Tensor", total: Total = alone, *, center: bool = True
-) -> "torch.Tensor":
-    """Variance 1 over all tokens of all workers, and mean 0 unless `center` is off; 0 where there is no token."""
+def whiten(values_BT: "torch.Tensor", mask_BT: "torch.Tensor", *, center: bool = True) -> "torch.Tensor":
+    """Variance 1 over all tokens, and mean 0 unless `center` is off; 0 where there is no token."""
     import torch
 
     values = values_BT.double()
-    count, first = total(torch.stack([mask_BT.sum().double(), (values * mask_BT).sum()]))
-    middle = first / count.clamp_min(1)
-    squares = total((((values - middle) ** 2) * mask_BT).sum())
-    variance = squares / (count - 1).clamp_min(1)
+    middle = mean(values, mask_BT)
+    variance = (((values - middle) ** 2) * mask_BT).sum() / (mask_BT.sum() - 1).clamp_min(1)
     whitened = (values - middle) * torch.rsqrt(variance + 1e-8)
     return ((whitened if center else whitened + middle) * mask_BT).to(values_BT.dtype)
 
@@ -156,14 +142,13 @@ def value_loss(
 
 
 def explained_variance(
-    values_BT: "torch.Tensor", returns_BT: "torch.Tensor", mask_BT: "torch.Tensor", total: Total = alone
+    values_BT: "torch.Tensor", returns_BT: "torch.Tensor", mask_BT: "torch.Tensor"
 ) -> "torch.Tensor":
-    """1 − Var(returns − values) / Var(returns) over all tokens of all workers; NaN where all returns are the same."""
+    """1 − Var(returns − values) / Var(returns) over all tokens; NaN where all returns are the same."""
     import torch
 
     def variance(of_BT: "torch.Tensor") -> "torch.Tensor":
-        middle = mean(of_BT, mask_BT, total)
-        return mean((of_BT - middle) ** 2, mask_BT, total)
+        return mean((of_BT - mean(of_BT, mask_BT)) ** 2, mask_BT)
 
     spread = variance(returns_BT.double())
     unexplained = variance(returns_BT.double() - values_BT.double())
