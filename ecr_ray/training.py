@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ecr_ray import runs
 from ecr_ray.cli import StoppedForLater
+from ecr_ray.cluster import scheduling
 from ecr_ray.config import ConfigError
 from ecr_ray.errors import UserError
 
@@ -148,6 +149,7 @@ def prepare_worker(device: Device, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
+        scheduling.compute()
 
 
 def fit(trainer: "TorchTrainer", *, latest: Callable[[], Any], max_failures: int, work: Path) -> None:
@@ -163,6 +165,7 @@ def fit(trainer: "TorchTrainer", *, latest: Callable[[], Any], max_failures: int
         StoppedForLater: after the workers had time to save.
     """
     before = latest()
+    scheduling.give_way()
     try:
         in_thread(trainer.fit)
     except StoppedForLater:

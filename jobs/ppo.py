@@ -22,10 +22,11 @@ def main() -> int:
         print("this run is already complete; --overwrite runs it again")
     found, rows = result.run["result"], result.run["rows"]
     gain = found["gain"]["opinion"]
+    before, kept = found["held_out_before"], found["held_out_kept"]
     print(
-        f"on {gain['n']} held-out questions the answers are worth {found['held_out_kept']['opinion']:.3f}, before PPO "
-        f"{found['held_out_before']['opinion']:.3f}: {gain['value']:+.3f} (95 % {gain['low']:+.3f} to {gain['high']:+.3f}), "
-        f"at a KL of {found['held_out_kept']['kl']:.2f} nats an answer"
+        f"on {gain['n']} held-out questions the answers are worth {kept['opinion']:.3f}, before PPO "
+        f"{before['opinion']:.3f}: {gain['value']:+.3f} (95 % {gain['low']:+.3f} to {gain['high']:+.3f}), at a KL of "
+        f"{kept['kl']:.2f} nats an answer"
     )
     print(f"result: {result.output} (open {result.output}/summary.html; the policy is in {result.output}/model)")
     return cli.finish(
