@@ -214,7 +214,7 @@ def package_versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores and memory of this machine (the driver's)."""
+    """Processor, cores, memory and perhaps GPU of this machine (the driver's)."""
     import psutil
 
     info = Path("/proc/cpuinfo")
@@ -223,8 +223,13 @@ def hardware() -> dict[str, Any]:
         if info.exists()
         else []
     )
-    return {
+    found = {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
     }
+    # Asked only of a torch that is there already: its import takes seconds.
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found

@@ -1,4 +1,4 @@
-"""What the bundled models are worth: `python -m ecr_ray.models.measure chat` (or judge) → evaluation.json.
+"""What the bundled models are worth: `python -m ecr_ray.models.measure chat` (or judge, ppo) → evaluation.json.
 
 Every figure has its trivial baselines beside it and a 95 % interval from resampling dialogues. cards.py makes the
 model cards from these records.
@@ -8,10 +8,11 @@ import argparse
 from pathlib import Path
 
 from ecr_ray import records, storage
-from ecr_ray.models import chat_measures, judge_measures, tiny
+from ecr_ray.models import chat_measures, judge_measures, ppo_measures, tiny
 
 RECORD = "evaluation.json"
-MEASURES = {"chat": chat_measures.measure, "judge": judge_measures.measure}
+MEASURES = {"chat": chat_measures.measure, "judge": judge_measures.measure, "ppo": ppo_measures.measure}
+WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
         "evaluation": f"ecr-tiny-{args.what}",
         "command": ["python", "-m", "ecr_ray.models.measure", args.what],
         "seed": args.seed,
-        "weights": storage.digest(directory / "model.safetensors")["sha256"],
+        "weights": storage.digest(next(directory / n for n in WEIGHTS if (directory / n).is_file()))["sha256"],
         "code": records.code_version(),
         "packages": records.package_versions(),
         "hardware": records.hardware(),

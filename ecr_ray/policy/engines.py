@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -22,6 +22,9 @@ from ecr_ray.policy.ppo.delivery import Row
 from ecr_ray.policy.ppo.networks import LoraShape
 from ecr_ray.policy.sampling import Sample, Sampling
 from ecr_ray.scoring import orphans
+
+# transformers: prompts sampled from together on a GPU.
+GPU_ROWS = 512
 
 
 class EngineError(UserError):
@@ -100,6 +103,9 @@ class InProcess:
         return delivery.digest(sent.payload)
 
     def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[int], how: Sampling) -> list[Sample]:
+        if self._settings.device == "gpu":
+            # A step takes as long for many rows as for few.
+            how = replace(how, rows=max(how.rows, GPU_ROWS))
         return sampling.generate(self.model, prompts, seeds, how, self._settings.end, self._settings.filler)
 
     def log_probs(self, rows: Sequence[Row]) -> np.ndarray:

@@ -99,13 +99,12 @@ def prove(
             )
         error = _distance(logs, trainer)
         worst = max(worst, error)
-        holds = ""
-        if not error <= TOLERANCE[dtype]:
-            holds = "something else"
-        for name, other in (("the base model", probe.reference), ("the version before", probe.before)):
+        holds = "" if error <= TOLERANCE[dtype] else "something else"
+        nearest = error
+        for name, other in (("the version before", probe.before), ("the base model", probe.reference)):
             # Told apart only where the trainer itself has moved by more than the two differ anyhow.
-            if _distance(trainer, other) > MARGIN * probe.noise and _distance(logs, other) < error:
-                holds = name
+            if _distance(trainer, other) > MARGIN * probe.noise and _distance(logs, other) < nearest:
+                holds, nearest = name, _distance(logs, other)
         if holds:
             raise PolicySyncError(
                 f"rollout engine {number} loaded version {sent.version} of the policy but answers like {holds}: its "

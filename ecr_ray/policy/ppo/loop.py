@@ -264,15 +264,15 @@ class Loop:
         return proof
 
     def _make_probe(self) -> None:
-        """A few answers to known questions, and what the reference says of them."""
-        rows = None
-        if self.first:
-            picked = questions.spread(self.asked.learn, PROBE_ROWS, self.settings.seed)
-            answers = self._answer(picked, SCALE)
-            rows = [(q.ids, sample.ids) for q, sample in zip(picked, answers.samples, strict=True)]
-        rows = self.group.from_first(rows)
+        """What people answered to a few questions, and what the reference says of it: the same in every start."""
+        picked = questions.spread(self.asked.learn, PROBE_ROWS, self.settings.seed)
+        said = self.tokenizer([question.response for question in picked], add_special_tokens=False)["input_ids"]
+        end = self.tokenizer.eos_token_id
+        rows = tuple(
+            (q.ids, [*ids[: self.settings.max_new_tokens - 1], end]) for q, ids in zip(picked, said, strict=True)
+        )
         reference = self.learner.log_probs(rows, reference=True)
-        self.probe = Probe(tuple(rows), reference, self.learner.log_probs(rows))
+        self.probe = Probe(rows, reference, self.learner.log_probs(rows))
 
     def _answer(self, asked: Sequence[Question], purpose: int) -> Answers:
         """Answers apart from learning; of the same question at every time from the same random numbers."""

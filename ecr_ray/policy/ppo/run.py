@@ -259,6 +259,7 @@ def finish(settings: PpoConfig, work: Path, timings: dict[str, float]) -> Result
     curve, answers = report.read_curve(work / worker.CURVE), report.read_samples(work)
     storage.write_parquet(output / "curve.parquet", curve)
     storage.write_parquet(output / "samples.parquet", answers)
+    ran = json.loads((work / worker.MACHINE).read_text()) if (work / worker.MACHINE).is_file() else {}
     record = RunRecord(
         stage="ppo",
         config=asdict(settings),
@@ -271,6 +272,7 @@ def finish(settings: PpoConfig, work: Path, timings: dict[str, float]) -> Result
             "fingerprint": fingerprint(settings),
             "result": report.result(curve, answers, done, settings.seed),
             "model": [storage.digest(f) for f in storage.list_files(output / "model")],
+            **ran,
         },
     )
     storage.write_bytes(output / "summary.html", report.page(record.as_dict(), curve, answers, work).encode())

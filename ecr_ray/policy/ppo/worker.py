@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ecr_ray import storage, training
+from ecr_ray import records, storage, training
 from ecr_ray.config import PpoConfig
 from ecr_ray.data import titles
 from ecr_ray.errors import UserError
@@ -30,6 +30,8 @@ from ecr_ray.policy.ppo.rewards import NO_END, REPETITION, UNKNOWN_TITLE, Reward
 from ecr_ray.policy.rollouts import Rollouts
 
 CURVE, SAMPLES, BEST, DONE, FAILED = "curve.jsonl", "samples", "best", "done.json", "failed.json"
+# Where a run in one process ran, which may not be where its artifact is made.
+MACHINE = "machine.json"
 SAMPLE = pa.schema(
     [
         ("step", pa.int32()),
@@ -119,6 +121,8 @@ def train(config: Mapping[str, Any]) -> None:
 def plain(job: Job) -> None:
     """The whole run in this process, without Ray."""
     training.prepare_worker(job.device, job.threads)
+    machine = {"hardware": records.hardware(), "packages": records.package_versions(), "code": records.code_version()}
+    storage.write_json(job.work / MACHINE, machine)
     run(job, group.Alone(), rollouts.Local(engines.make(job.engine())), make_rewarder(job.settings, _opinion(job)))
 
 

@@ -46,22 +46,16 @@ def test_whitening_is_trls():
     assert torch.allclose(ppo.whiten(ADVANTAGES, MASK, center=False), torch.tensor(kept), atol=1e-5)
 
 
-@given(st.integers(1, 3), st.integers(0, 2**31))
-def test_shared_out_it_is_the_same(cut, seed):
+@given(st.integers(0, 2**31))
+def test_what_is_no_token_does_not_count(seed):
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(4, 5, generator=generator, dtype=torch.float64)
     mask = (torch.rand(4, 5, generator=generator) < 0.7).long()
-    whole = ppo.whiten(values, mask)
-    parts = [(values[:cut], mask[:cut]), (values[cut:], mask[cut:])]
-    counts = torch.stack([torch.stack([m.sum().double(), (v * m).sum()]) for v, m in parts]).sum(0)
-    middle = counts[1] / counts[0].clamp_min(1)
-    squares = torch.stack([(((v - middle) ** 2) * m).sum() for v, m in parts]).sum()
-    # What all-reduce would give: both workers' sums in the order in which they are asked for.
-    found = []
-    for v, m in parts:
-        sums = iter([counts, squares])
-        found.append(ppo.whiten(v, m, lambda _, sums=sums: next(sums)))
-    assert torch.allclose(torch.cat(found), whole, atol=1e-9)
+    other = torch.where(mask > 0, values, torch.full_like(values, 1e6))
+    assert torch.allclose(ppo.whiten(values, mask), ppo.whiten(other, mask))
+    white = ppo.whiten(values, mask)[mask > 0]
+    if len(white) > 1:
+        assert float(white.mean()) == pytest.approx(0, abs=1e-6) and float(white.std()) == pytest.approx(1, abs=1e-3)
 
 
 NEW = torch.tensor([[-1.0, -2.2, -0.3, -0.9], [-0.5, -1.9, -3.0, -0.2]])
@@ -87,10 +81,10 @@ def test_a_clipped_token_has_no_gradient_and_a_fresh_one_has_its_advantage():
 
 
 def test_log_probs_and_entropy_at_a_temperature():
-    logits, ids = torch.tensor([[[1.0, 0.0, -1.0], [0.5, 0.5, 2.0]]]), torch.tensor([[1, 2]])
+    logits, ids = torch.tensor([[1.0, 0.0, -1.0], [0.5, 0.5, 2.0]]), torch.tensor([1, 2])
     log, entropy = ppo.token_log_probs(logits, ids, 0.7)
-    assert log[0].tolist() == pytest.approx([-1.6886898279190063, -0.21077808737754822], abs=1e-6)
-    assert entropy[0].tolist() == pytest.approx([0.650572657585144, 0.6180198192596436], abs=1e-6)
+    assert log.tolist() == pytest.approx([-1.6886898279190063, -0.21077808737754822], abs=1e-6)
+    assert entropy.tolist() == pytest.approx([0.650572657585144, 0.6180198192596436], abs=1e-6)
 
 
 def test_kl_estimators():

@@ -1,0 +1,5 @@
+"""A reward function that gives no numbers."""
+
+
+def nan(dialogues, responses):
+    return [float("nan")] * len(responses)

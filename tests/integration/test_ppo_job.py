@@ -1,0 +1,148 @@
+"""PPO through its front doors: real rollout actors and Ray Train workers under DeepSpeed, killed on the way."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from ecr_ray.policy.ppo import checkpoints, worker
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+STEPS = 6
+COMMON = [
+    "--steps", STEPS, "--limit", 120, "--batch", 16, "--minibatch", 8, "--micro-batch", 4, "--epochs", 1,
+    "--max-prompt", 96, "--max-new-tokens", 16, "--scale-samples", 16, "--eval-prompts", 8, "--eval-every", 3,
+    "--save-every", 2, "--value-warmup", 1, "--learning-rate", 1e-3,
+]  # fmt: skip
+CHECKED = ["--reward", "ecr_ray.policy.ppo.verifiable:asks"]
+
+
+def ppo(*arguments, submit=False):
+    ray = [os.path.join(os.path.dirname(sys.executable), "ray"), "job", "submit", "--"] if submit else []
+    words = [*ray, sys.executable, "jobs/ppo.py", *map(str, [*COMMON, *arguments])]
+    return subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def finish(process, code=0):
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-5000:]}"
+    return out
+
+
+def curve(directory):
+    return {row["step"]: row for row in pq.read_table(directory / "curve.parquet").to_pylist()}
+
+
+def wait_for(process, happened):
+    deadline = time.monotonic() + 300
+    while not happened():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+
+
+def steps_done(work):
+    path = work / worker.CURVE
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def kill(name):
+    """SIGKILL to one of Ray's processes of this name."""
+    found = [p for p in psutil.process_iter(["cmdline"]) if name in " ".join(p.info["cmdline"] or [])]
+    assert found, f"no process {name}"
+    found[-1].kill()
+
+
+@pytest.fixture(scope="module")
+def against_the_critic(cluster, tmp_path_factory):
+    """One worker, `sync`, by `ray job submit`."""
+    out = tmp_path_factory.mktemp("ppo") / "critic"
+    return out, finish(ppo("--output", out, submit=True))
+
+
+def test_a_run_says_what_it_did(against_the_critic):
+    out, printed = against_the_critic
+    rows = curve(out)
+    assert sorted(rows) == list(range(1, STEPS + 1))
+    assert all(abs(row["first_ratio"] - 1) < 1e-3 for row in rows.values())
+    assert rows[3]["moved"] > 100 * rows[3]["sync_error"] and rows[1]["moved"] < 1e-6, "the value warms up first"
+    run = json.loads((out / "run.json").read_text())
+    found = run["result"]
+    assert found["gain"]["opinion"]["n"] == 8 and found["gain"]["opinion"]["low"] <= found["gain"]["opinion"]["value"]
+    assert f"{found['gain']['opinion']['value']:+.3f}" in printed
+    assert set(found["seconds"]) == {"a_step", *(f"{p}_share" for p in ("rollout", "reward", "learn", "sync", "other"))}
+    samples = pq.read_table(out / "samples.parquet")
+    assert sorted(set(samples["step"].to_pylist())) == [0, 3, 6] and samples.num_rows == 24
+    page = (out / "summary.html").read_text()
+    assert page.count("<svg") == 8 and "<script" not in page
+    assert not (out / ".work").exists()
+    assert "already complete" in finish(ppo("--output", out))
+
+
+def test_the_adapter_is_pefts_and_of_the_base(against_the_critic):
+    config = json.loads((against_the_critic[0] / "model" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "ecr-tiny-chat" and config["r"] == 16
+
+
+def test_two_workers_with_rollout_actor_and_learner_killed_give_the_same_run(against_the_critic, tmp_path):
+    out, work = tmp_path / "two", tmp_path / "two" / ".work"
+    process = ppo("--output", out, "--workers", 2)
+    wait_for(process, lambda: steps_done(work) >= 1)
+    kill("ray::RolloutActor")
+    wait_for(process, lambda: checkpoints.steps(work))
+    kill("RayTrainWorker")
+    finish(process)
+    one, two = curve(against_the_critic[0]), curve(out)
+    assert sorted(two) == sorted(one)
+    for step in one:
+        for name in ("opinion", "kl", "tokens", "value_loss"):
+            assert two[step][name] == pytest.approx(one[step][name], abs=0.02, rel=0.02), (step, name)
+
+
+def test_vllm_in_one_step_async_goes_on_after_the_driver_is_killed(cluster, tmp_path):
+    out, work = tmp_path / "async", tmp_path / "async" / ".work"
+    how = ["--output", out, "--engine", "vllm", "--mode", "one_step_async", "--zero-stage", 0, *CHECKED]
+    process = ppo(*how)
+    wait_for(process, lambda: checkpoints.steps(work))
+    process.kill()
+    process.wait()
+    process.communicate()
+    finish(ppo(*how))
+    rows = curve(out)
+    assert sorted(rows) == list(range(1, STEPS + 1))
+    # From the third step on the answers are of the policy before the last update, and weighed.
+    assert any(abs(rows[step]["weight"] - 1) > 1e-4 for step in (4, 5, 6))
+    assert all(row["rollout_drift"] < 0.5 and 0 < row["weight"] <= 2 for row in rows.values())
+
+
+def test_a_reward_that_breaks_is_one_sentence_and_not_tried_again(cluster, tmp_path):
+    process = ppo("--output", tmp_path / "nan", "--zero-stage", 0, "--reward", "tests.integration.broken:nan")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert err.strip().splitlines()[-1].startswith("error: 16 of 16 rewards are no number, the first of response 1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--critic", "nowhere"], "there is no critic 'nowhere'"),
+        (["--aspects", "warmth=1"], "the critic has the heads"),
+        (["--max-prompt", 2040], "are more than the 2048 tokens that ecr-tiny-chat reads"),
+        (["--batch", 12], "--batch 12 is not a multiple of --minibatch 8"),
+        (["--engine", "vllm", "--method", "full"], "--engine vllm takes adapters"),
+        (["--max-prompt", 8], "0 questions to learn from"),
+        (["--lora-targets", "nothing"], "has no module of that name"),
+        (["--reward", "no.such:thing"], "write it as module:function"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence_before_any_actor_starts(arguments, sentence, tmp_path, cluster):
+    process = ppo("--output", tmp_path / "x", *arguments)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and sentence in err and "Traceback" not in err
