@@ -193,14 +193,21 @@ class Vllm:
         return Sample(ids, logs, bool(ids) and ids[-1] == self._settings.end)
 
     def log_probs(self, rows: Sequence[Row]) -> np.ndarray:
-        asked = self._vllm.SamplingParams(temperature=1.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        found = self._ask([[*prompt, *response] for prompt, response in rows], [asked] * len(rows))
+        # A question a token, which the prefix cache makes cheap: prompts' own log-probabilities fail with an adapter
+        # on a CPU (vLLM 0.29.0).
+        before, asked, tokens = [], [], []
+        for prompt, response in rows:
+            for n, token in enumerate(response):
+                before.append([*prompt, *response[:n]])
+                asked.append(
+                    self._vllm.SamplingParams(
+                        temperature=1.0, max_tokens=1, logprob_token_ids=[token], detokenize=False
+                    )
+                )
+                tokens.append(token)
+        found = self._ask(before, asked)
         return np.array(
-            [
-                output.prompt_logprobs[len(prompt) + n][token].logprob
-                for (prompt, response), output in zip(rows, found, strict=True)
-                for n, token in enumerate(response)
-            ]
+            [output.outputs[0].logprobs[0][token].logprob for output, token in zip(found, tokens, strict=True)]
         )
 
     def _ask(self, prompts: Sequence[Sequence[int]], asked: Sequence[Any]) -> list[Any]:

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,20 +46,27 @@ def answers(pool):
     return pool.end(pool.begin(PROMPTS, SEEDS, HOW))
 
 
+def same(found, wanted):
+    """But for rounding: other neighbours in a batch."""
+    assert found.versions == wanted.versions == [5] * len(PROMPTS)
+    for a, b in zip(found.samples, wanted.samples, strict=True):
+        assert a.ids == b.ids and np.allclose(a.log_probs, b.log_probs, atol=1e-4)
+
+
 def test_shared_out_and_killed_they_give_what_one_engine_gives(cluster, settings, sent):
     alone = rollouts.Local(engines.make(settings))
     alone.load(sent)
     wanted = answers(alone)
     pool = start(settings, 2)
     assert pool.load(sent) == [sent.digest] * 2
-    assert answers(pool) == wanted
+    same(answers(pool), wanted)
     # Killed between two questions, and in the middle of one.
     os.kill(pool.processes()[0], signal.SIGKILL)
-    assert answers(pool) == wanted
+    same(answers(pool), wanted)
     process = pool.processes()[1]
     begun = pool.begin(PROMPTS, SEEDS, HOW)
     os.kill(process, signal.SIGKILL)
-    assert pool.end(begun) == wanted
+    same(pool.end(begun), wanted)
     rows = [(prompt, sample.ids) for prompt, sample in zip(PROMPTS, wanted.samples, strict=True)]
     assert [logs.shape for logs in pool.log_probs(rows)] == [(sum(len(s.ids) for s in wanted.samples),)] * 2
     pool.close()

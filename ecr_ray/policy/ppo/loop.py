@@ -21,8 +21,8 @@ from ecr_ray.policy.ppo.rewards import Rewarded, Rewarder, Scale
 from ecr_ray.policy.rollouts import Answers, Rollouts
 from ecr_ray.policy.sampling import Sampling
 
-# Rows of the probe; a handful of answers are hundreds of tokens.
-PROBE_ROWS = 8
+# Rows of the probe, and tokens of each: enough to tell one update from the next, few enough to cost nothing.
+PROBE_ROWS, PROBE_TOKENS = 8, 8
 # Random numbers of their own for the held-out questions and for the scale.
 HELD_OUT, SCALE = -1, -2
 STALE = "of an older version of the policy"
@@ -267,10 +267,8 @@ class Loop:
         """What people answered to a few questions, and what the reference says of it: the same in every start."""
         picked = questions.spread(self.asked.learn, PROBE_ROWS, self.settings.seed)
         said = self.tokenizer([question.response for question in picked], add_special_tokens=False)["input_ids"]
-        end = self.tokenizer.eos_token_id
-        rows = tuple(
-            (q.ids, [*ids[: self.settings.max_new_tokens - 1], end]) for q, ids in zip(picked, said, strict=True)
-        )
+        responses = [[*ids, self.tokenizer.eos_token_id][:PROBE_TOKENS] for ids in said]
+        rows = tuple((question.ids, ids) for question, ids in zip(picked, responses, strict=True))
         reference = self.learner.log_probs(rows, reference=True)
         self.probe = Probe(rows, reference, self.learner.log_probs(rows))
 
