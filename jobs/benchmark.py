@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from ecr_ray import benchmarks, cli, storage
-from ecr_ray.benchmarks import cluster, critic, score, sft
+from ecr_ray.benchmarks import cluster, critic, ppo, score, sft
 
 BENCHMARKS = {
     "score": lambda chosen: score.run(chosen.rounds, chosen.rows, chosen.many_rows),
@@ -12,6 +12,7 @@ BENCHMARKS = {
     "sft": lambda chosen: sft.run(chosen.rounds),
     "critic": lambda chosen: critic.run(chosen.rounds),
     "critic-search": lambda chosen: critic.run_search(chosen.rounds),
+    "ppo": lambda chosen: ppo.measure(chosen.rounds),
     "cluster": lambda chosen: cluster.run(chosen.rounds),
 }
 

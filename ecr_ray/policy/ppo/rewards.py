@@ -4,6 +4,8 @@ N responses. Their end, the titles they name and how much they repeat are facts;
 """
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -181,6 +183,9 @@ def load(name: str) -> Reward:
         RewardError: there is none.
     """
     module, _, function = name.partition(":")
+    # A file beside which the job is started is found, too.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         found: Any = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, ValueError) as error:

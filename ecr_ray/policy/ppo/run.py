@@ -7,6 +7,7 @@ the held-out questions, checkpoints, the best policy.
 import json
 import os
 import shutil
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -231,8 +232,15 @@ def train(settings: PpoConfig, tokenizer: Any, work: Path) -> None:
 
 def _opinion(settings: PpoConfig) -> tuple[rewards.Reward, predict.Pool | None]:
     """The reward function, and the critic's actors where there are some."""
+    import ray
+
     if settings.reward != "critic":
-        return rewards.load(settings.reward), None
+        function = rewards.load(settings.reward)
+        module = sys.modules[function.__module__]
+        if not module.__name__.startswith("ecr_ray."):
+            # It travels as it is: the workers, perhaps on other nodes, have no such file.
+            ray.cloudpickle.register_pickle_by_value(module)
+        return function, None
     pool = predict.Pool(settings.critic, deadline_s=settings.deadline_s)
     return rewards.of_critic(pool.predict, rewards.parse_aspects(settings.aspects), settings.doubt), pool
 
