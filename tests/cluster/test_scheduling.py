@@ -18,7 +18,8 @@ def test_children_give_way_with_all_their_threads_and_one_that_computes_does_not
         "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
         "print('up', flush=True); sys.stdin.readline()\n"
         "scheduling.compute()\n"
-        "print(*{os.sched_getscheduler(int(t)) for t in os.listdir('/proc/self/task')}, flush=True); sys.stdin.readline()"
+        "threads = map(int, os.listdir('/proc/self/task'))\n"
+        "print(*set(map(os.sched_getscheduler, threads)), flush=True); sys.stdin.readline()"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as child:
         assert child.stdout.readline() == "up\n"
