@@ -24,7 +24,7 @@ from ecr_ray.policy.ppo import report, run, worker
 
 MODULE = "ecr_ray.benchmarks.ppo"
 TRL = "trl==1.12.0"
-STEPS, BATCH, MICRO = 4, 64, 8
+STEPS, BATCH, MICRO = 5, 32, 8
 REWARD_SEED = 7
 PARTS = ("rollout", "reward", "learn", "sync")
 
@@ -86,7 +86,7 @@ def _rows(found: dict[str, list[dict[str, Any]]], data: str) -> list[dict[str, A
     def each(arm: str, key: str = "episodes_per_s") -> list[float]:
         return [result[key] for result in found[arm]]
 
-    work = f"{STEPS - 1} steps of {BATCH} answers of at most 53 tokens, 4 epochs, {data}, ecr-tiny-chat, all weights"
+    work = f"{STEPS - 2} steps of {BATCH} answers of at most 53 tokens, 4 epochs, {data}, ecr-tiny-chat, all weights"
     peer = "TRL 1.12 `PPOTrainer`, run directly"
     seconds = {name: round(sum(each("ours", f"{name}_s")) / len(found["ours"]), 3) for name in (*PARTS, "other")}
     return [
@@ -115,13 +115,16 @@ def main(arm: str, name: str) -> dict[str, Any]:
         shutil.copy(folder / "work" / file, work)
     tokenizer = run.check(chosen)
     if arm == "one-process":
-        worker.plain(run.make_job(chosen, tokenizer, work, "cpu"))
+        import torch
+
+        worker.plain(run.make_job(chosen, tokenizer, work, "gpu" if torch.cuda.is_available() else "cpu"))
     else:
         from ecr_ray.cluster import connect
 
         connect.connect()
         run.train(chosen, tokenizer, work)
-    lines = report.read_curve(work / worker.CURVE).to_pylist()[1:]
+    # Without the first step, which starts things, and the last, after which `one_step_async` samples nothing.
+    lines = report.read_curve(work / worker.CURVE).to_pylist()[1:-1]
     spent = {f"{part}_s": sum(line[f"seconds_{part}"] for line in lines) / len(lines) for part in PARTS}
     whole = sum(line["seconds"] for line in lines) / len(lines)
     outside = whole - spent["rollout_s"] - spent["reward_s"] - spent["learn_s"]
