@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ecr_ray import benchmarks, prompts
+from ecr_ray import benchmarks, prompts, training
 from ecr_ray.config import PpoConfig
 from ecr_ray.models import tiny
 from ecr_ray.policy import weights
@@ -48,6 +48,8 @@ def settings(folder: Path, **changes: Any) -> PpoConfig:
             epochs=4,
             learning_rate=3e-6,
             value_warmup=0,
+            # TRL's default, where the hardware has it.
+            bf16=_bf16(),
             max_prompt=192,
             max_new_tokens=53,
             scale_samples=8,
@@ -58,6 +60,12 @@ def settings(folder: Path, **changes: Any) -> PpoConfig:
         ),
         **changes,
     )
+
+
+def _bf16() -> bool:
+    import torch
+
+    return training.computes_bf16("gpu" if torch.cuda.is_available() else "cpu")
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
@@ -86,11 +94,14 @@ def _rows(found: dict[str, list[dict[str, Any]]], data: str) -> list[dict[str, A
     def each(arm: str, key: str = "episodes_per_s") -> list[float]:
         return [result[key] for result in found[arm]]
 
-    work = f"{STEPS - 2} steps of {BATCH} answers of at most 53 tokens, 4 epochs, {data}, ecr-tiny-chat, all weights"
+    work = (
+        f"{STEPS - 2} steps of {BATCH} answers of at most 53 tokens, 4 epochs, {data}, ecr-tiny-chat, all weights, "
+        f"{'bfloat16' if _bf16() else 'float32'}"
+    )
     peer = "TRL 1.12 `PPOTrainer`, run directly"
     seconds = {name: round(sum(each("ours", f"{name}_s")) / len(found["ours"]), 3) for name in (*PARTS, "other")}
     return [
-        benchmarks.row(peer, "episodes/s, on Ray", each("ours"), each("trl"), work, seconds_a_step=seconds),
+        benchmarks.row(peer, "episodes/s, on Ray, ZeRO-2", each("ours"), each("trl"), work, seconds_a_step=seconds),
         benchmarks.row(peer, "episodes/s, in one process", each("one-process"), each("trl"), work),
         benchmarks.row("`sync` (ours)", "episodes/s, `one_step_async`", each("async"), each("ours"), work),
         benchmarks.row("the whole step (ours)", "seconds outside rollout, reward, learning",
@@ -147,7 +158,8 @@ def reward(dialogues: Sequence[Sequence[dict[str, str]]], responses: Sequence[st
 
     if not _reward_model:
         _reward_model["tokenizer"] = weights.load_tokenizer("ecr-tiny-chat", None)
-        _reward_model["model"] = _scorer(_reward_model["tokenizer"].pad_token_id).eval()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        _reward_model["model"] = _scorer(_reward_model["tokenizer"].pad_token_id).eval().to(device)
     tokenizer, model = _reward_model["tokenizer"], _reward_model["model"]
     chats = [
         [*prompts.policy_messages(dialogue), {"role": "assistant", "content": response}]
@@ -160,7 +172,7 @@ def reward(dialogues: Sequence[Sequence[dict[str, str]]], responses: Sequence[st
         for begin in range(0, len(order), 16):
             picked = order[begin : begin + 16]
             padded = tokenizer.pad({"input_ids": [ids[n] for n in picked]}, return_tensors="pt")
-            scores = model(**padded).logits[:, 0].tolist()
+            scores = model(**padded.to(model.device)).logits[:, 0].tolist()
             for n, score in zip(picked, scores, strict=True):
                 found[n] = score
     return found
@@ -213,7 +225,7 @@ def _trl(folder: Path) -> dict[str, Any]:
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        bf16=False,
+        bf16=_bf16(),
         gradient_checkpointing=False,
         use_cpu=not gpu,
         dataloader_pin_memory=gpu,
