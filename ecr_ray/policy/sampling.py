@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+# Tokens between two looks of the host at what a GPU has drawn.
+GPU_LOOK = 8
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -62,7 +65,11 @@ def generate(
 
 
 class _Batch:
-    """Prompts that are answered together; rows that have ended leave it."""
+    """Prompts that are answered together; rows that have ended leave it.
+
+    What is drawn stays on the device; the host looks at it only every few tokens, because on a GPU every look waits
+    for all that has been asked of it.
+    """
 
     def __init__(
         self,
@@ -84,27 +91,42 @@ class _Batch:
         self._mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device)
         self._positions = (self._mask.cumsum(-1) - 1).clamp_min(0)
         self._cache = DynamicCache(config=model.config)
-        self._drawn_RT = torch.stack([_uniform(seed, how.max_tokens) for seed in seeds]).to(self._device)
+        drawn = torch.stack([_uniform(seed, how.max_tokens) for seed in seeds])
+        # A column a token: rows that are together lie together.
+        self._drawn_TR = drawn.T.contiguous().to(self._device)
         # Row of the batch → number of its prompt.
         self._alive = torch.arange(len(prompts), device=self._device)
         self._done_R = torch.zeros(len(prompts), dtype=torch.bool, device=self._device)
-        self._tokens: list[list[int]] = [[] for _ in prompts]
-        self._logs: list[list[float]] = [[] for _ in prompts]
-        self._ended = [False] * len(prompts)
+        self._tokens_TR = torch.full((how.max_tokens, len(prompts)), filler, device=self._device)
+        self._logs_TR = torch.zeros((how.max_tokens, len(prompts)), device=self._device)
+        self._look = 1 if self._device.type == "cpu" else GPU_LOOK
 
     def run(self) -> list[Sample]:
         import torch
 
         with torch.inference_mode():
             for step in range(self._how.max_tokens):
-                tokens, logs = self._draw(self._next_logits(), self._drawn_RT[self._alive, step])
-                self._note(tokens, logs)
+                tokens, logs = self._draw(self._next_logits(), self._drawn_TR[step, self._alive])
+                self._tokens_TR[step, self._alive] = tokens
+                self._logs_TR[step, self._alive] = logs
                 self._done_R |= tokens == self._end
-                if bool(self._done_R.all()):
-                    break
-                self._go_on(tokens)
-        rows = zip(self._tokens, self._logs, self._ended, strict=True)
-        return [Sample(*row) for row in rows]
+                kept = None
+                if (step + 1) % self._look == 0:
+                    kept = (~self._done_R).nonzero()[:, 0]
+                    if not len(kept):
+                        break
+                self._go_on(tokens, kept)
+        return self._samples()
+
+    def _samples(self) -> list[Sample]:
+        """What was drawn up to each row's end; what it was computed along after that is nobody's."""
+        tokens, logs = self._tokens_TR.T.tolist(), self._logs_TR.T.tolist()
+        found = []
+        for ids, of_ids in zip(tokens, logs, strict=True):
+            ended = self._end in ids
+            count = ids.index(self._end) + 1 if ended else len(ids)
+            found.append(Sample(ids[:count], of_ids[:count], ended))
+        return found
 
     def _next_logits(self) -> "torch.Tensor":
         found = self._model(
@@ -134,20 +156,11 @@ class _Batch:
             tokens_R = _inverse(log_RV.exp(), drawn_R)
         return tokens_R, log_RV.gather(-1, tokens_R[:, None])[:, 0]
 
-    def _note(self, tokens: "torch.Tensor", logs: "torch.Tensor") -> None:
-        for row, token, log in zip(self._alive.tolist(), tokens.tolist(), logs.tolist(), strict=True):
-            # One that has ended may still be computed along.
-            if not self._ended[row]:
-                self._tokens[row].append(token)
-                self._logs[row].append(log)
-                self._ended[row] = token == self._end
-
-    def _go_on(self, tokens: "torch.Tensor") -> None:
-        """Put the new tokens in; once a quarter of the rows has ended, compute the others alone."""
+    def _go_on(self, tokens: "torch.Tensor", kept: "torch.Tensor | None") -> None:
+        """Put the new tokens in; once a quarter of the rows has ended, compute the others (`kept`) alone."""
         import torch
 
-        kept = (~self._done_R).nonzero()[:, 0]
-        if len(kept) <= 0.75 * len(self._done_R):
+        if kept is not None and len(kept) <= 0.75 * len(self._done_R):
             self._cache.batch_select_indices(kept)
             self._alive, self._done_R, tokens = self._alive[kept], self._done_R[kept], tokens[kept]
             self._mask, self._positions = self._mask[kept], self._positions[kept]

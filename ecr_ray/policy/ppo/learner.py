@@ -214,18 +214,20 @@ class Learner:
         self, judged: Judged, targets: Targets, slot: np.ndarray, *, learn_policy: bool
     ) -> tuple["torch.Tensor", dict[str, "torch.Tensor"]]:
         """The sum of the losses over a slot's tokens, and sums of what is to be watched."""
+        import torch
+
         settings = self.settings
         has = judged.mask_BT[slot] > 0
-
-        def flat(square: "torch.Tensor") -> "torch.Tensor":
-            return square[slot][has].to(self._device)
-
+        # One transfer: to a GPU each costs as much as a small computation.
+        known = (judged.log_BT, judged.values_BT, targets.advantages_BT, targets.returns_BT, targets.weights_BT)
+        old, old_values, advantages, returns, weights = torch.stack([square[slot][has] for square in known]).to(
+            self._device
+        )
         packed = Packed.of([judged.rows[n] for n in slot], self.filler, self._device)
         log, _, values = self._both(packed)
-        old = flat(judged.log_BT)
-        policy, clipped = maths.policy_loss(log, old, flat(targets.advantages_BT), settings.clip)
-        policy = policy * flat(targets.weights_BT)
-        value, held = maths.value_loss(values, flat(judged.values_BT), flat(targets.returns_BT), settings.value_clip)
+        policy, clipped = maths.policy_loss(log, old, advantages, settings.clip)
+        policy = policy * weights
+        value, held = maths.value_loss(values, old_values, returns, settings.value_clip)
         loss = policy.sum() * float(learn_policy) + settings.value_weight * value.sum()
         watched = {
             "policy_loss": policy.sum(),
