@@ -11,7 +11,7 @@ from typing import Any
 
 from ecr_ray import prompts
 from ecr_ray.critic import evaluate, people
-from ecr_ray.models import judge_measures, recipe, tiny
+from ecr_ray.models import judge_measures, ppo_card, recipe, tiny
 from ecr_ray.models.measure import RECORD
 
 _DATA = """\
@@ -61,6 +61,16 @@ TEXTS: dict[str, dict[str, str]] = {
         "the lists above do not say `ahead`, it adds nothing that could be shown. To climb it far is to climb its "
         "errors; what PPO gains must be judged by somebody who took no part.",
     },
+    "ecr-tiny-ppo": {
+        "what": "ecr-tiny-chat after PPO against ecr-tiny-critic: a LoRA adapter of 290 thousand weights that "
+        "transformers, PEFT and vLLM load over it. The policy of the `tiny` profile.",
+        "data": _DATA + "\n\nIts questions are turns of ReDial's `train` split; nobody's answers are learnt from, only "
+        "what the critic says of its own.",
+        "cannot": "What it gained is what the critic likes, and the critic likes answers that name films: it names more "
+        "of them, also to those who say goodbye. Where the list above does not say `ahead` for a judge that took no "
+        "part, PPO did not make it better in that judge's eyes. It is as small and as forgetful as the chat model under "
+        "it.",
+    },
 }
 
 
@@ -89,6 +99,9 @@ def _language_model(name: str, directory: Path) -> list[str]:
         trivial = (people.LENGTH, people.MEAN, judge_measures.UNTRAINED)
         parts += ["## In a sentence", _verdict(measured["rows"], name, trivial)]
         parts += ["## What its aspects are learnt from", _labels(measured["labels"])]
+    if name == "ecr-tiny-ppo":
+        parts += ["## In a sentence", _verdict(measured["rows"], name, ppo_card.PEERS), *ppo_card.sections(directory)]
+        return [*parts, "## Ten replies, as they came", ppo_card.samples(measured)]
     if "samples" in measured:
         parts += ["## Ten replies, as they came", _samples(measured)]
     return parts
@@ -142,6 +155,8 @@ def _made(kind: str, run: Mapping[str, Any]) -> str:
 
 
 def _went(found: Mapping[str, Any]) -> str:
+    if "gain" in found:
+        return f"{found['steps']:,} steps, the policy of step {found['kept_step']:,}"
     if "steps" in found:
         loss = f"held-out loss {found['valid_loss_first']:.3f} → {found['valid_loss_best']:.3f} nats a token"
         return f"{found['steps']:,} steps, {loss}"
@@ -166,7 +181,9 @@ def _verdict(rows: Sequence[Mapping[str, Any]], ours: str, trivial_names: Sequen
     lines = []
     for measure in dict.fromkeys(row["measure"] for row in rows):
         named = {row["model"]: row for row in rows if row["measure"] == measure}
-        trivial = [named[name] for name in trivial_names if name in named]
+        trivial = [named[name] for name in trivial_names if name in named and named[name]["ahead"]]
+        if not trivial:
+            continue
         ahead = [row["model"] for row in trivial if row["ahead"]["low"] is not None and row["ahead"]["low"] > 0]
         behind = [row["model"] for row in trivial if row["ahead"]["high"] is not None and row["ahead"]["high"] < 0]
         level = [row["model"] for row in trivial if row["model"] not in ahead + behind]

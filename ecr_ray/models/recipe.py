@@ -1,4 +1,4 @@
-"""How the bundled models are made: `python -m ecr_ray.models.recipe tokenizer|chat|judge|reader|critic`, in this order.
+"""How the bundled models are made: `python -m ecr_ray.models.recipe tokenizer|chat|judge|reader|critic|ppo`, in turn.
 
 Needs ReDial below ECR_DATA_DIR. Every model is trained by the project's jobs on the split `train` only; `--print` shows
 the commands without running them. What a run leaves in runs/models is picked up again when the same is run once more.
@@ -48,6 +48,13 @@ STEPS = {
         "critic": f"jobs/train_critic.py --targets {' '.join(str(RUNS / f'scores-{split}') for split in _SCORED)} "
         "--reader ecr-tiny-reader --bf16 --seed 0 --train-layers 3 --max-length 72 --epochs 1 --learning-rate 2e-4 "
         "--eval-every 200 --save-every 200",
+    },
+    # Three weights of the KL; the last one is kept.
+    "ppo": {
+        f"ppo-{beta}": "jobs/ppo.py --input redial:train --valid-input redial:valid --limit 10000 --titles redial "
+        f"--bf16 --seed 0 --steps 60 --batch 64 --minibatch 32 --eval-every 15 --eval-prompts 200 --beta {beta} "
+        "--save-dtype float16"
+        for beta in ("0.05", "0.1", "0.2")
     },
 }
 

@@ -74,8 +74,7 @@ class Learner:
         self._device = "cuda" if device == "gpu" else "cpu"
         built = networks.build(base, lora, "bfloat16" if settings.bf16 else "float32")
         if settings.gradient_checkpointing:
-            for part in (built.policy, built.value):
-                part.gradient_checkpointing_enable()
+            networks.recompute(built)
         # Before anything is restored: the reference is the policy as PPO found it.
         self.reference = networks.reference_of(built, lora)
         if not lora:

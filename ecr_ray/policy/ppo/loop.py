@@ -48,6 +48,8 @@ class Hooks:
     """Write a checkpoint. On every worker."""
     best: Callable[[], None] = lambda: None
     """Put the policy aside as the best so far. On every worker."""
+    rejected: Callable[[int], None] = lambda count: None
+    """So many samples were refused as too old. On the first worker."""
     hurry: Callable[[], bool] = lambda: False
     """Whether the node is about to go. On every worker, after every step."""
 
@@ -188,6 +190,7 @@ class Loop:
         allowed = step - (2 if self.settings.mode == "one_step_async" else 1)
         stale = sum(not max(0, allowed) <= version < step for version in answers.versions)
         if stale:
+            self.hooks.rejected(stale)
             raise delivery.PolicySyncError(
                 f"{stale} of {len(answers.versions)} samples for step {step} are {STALE} than {allowed}: refused"
             )

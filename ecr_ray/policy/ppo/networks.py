@@ -123,6 +123,21 @@ def token_log_probs(
     return maths.token_log_probs(whole.get_output_embeddings()(states_NH), tokens_N, temperature)
 
 
+def recompute(networks: Any) -> None:
+    """Keep no activations for the backward pass, but compute them again (gradient checkpointing).
+
+    transformers does so in training mode only; what that would drop out at random stays in.
+    """
+    from torch import nn
+
+    for part in (networks.policy, networks.value):
+        part.gradient_checkpointing_enable()
+    networks.train()
+    for module in networks.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+
+
 def reference_of(networks: Any, lora: LoraShape | None) -> Any:
     """The policy before PPO: a frozen copy, or with an adapter the policy itself, to be used inside `as_reference`."""
     return networks.policy if lora else copy.deepcopy(networks.policy).requires_grad_(False).eval()

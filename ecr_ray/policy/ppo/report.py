@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,7 @@ def result(curve: pa.Table, answers: pa.Table, done: Mapping[str, Any], seed: in
         "held_out_before": described(first),
         "held_out_kept": described(kept),
         "gain": {name: gain(first, kept, name, seed) for name in ("opinion", "reward")},
+        "kl": interval([row["kl"] for row in kept], kept, seed),
         "first_ratio_worst": max((abs(row["first_ratio"] - 1) for row in rows), default=None),
     }
     return found | {"seconds": shares(rows)}
@@ -80,12 +81,17 @@ def described(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 def gain(before: list[dict[str, Any]], after: list[dict[str, Any]], name: str, seed: int) -> dict[str, Any]:
     """How much better the same questions are answered, with a 95 % bootstrap interval over dialogues."""
-    difference_N = np.array([b[name] - a[name] for a, b in zip(before, after, strict=True)])
-    _, groups_N = np.unique([row["dialogue_id"] for row in before], return_inverse=True)
+    return interval([b[name] - a[name] for a, b in zip(before, after, strict=True)], before, seed)
+
+
+def interval(values: Sequence[float], rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """The mean of a value of every answer, with a 95 % bootstrap interval over their dialogues."""
+    _, groups_N = np.unique([row["dialogue_id"] for row in rows], return_inverse=True)
+    values_N1 = np.array(values)[:, None]
     found = with_interval(
-        lambda rows: float(rows[:, 0].mean()), difference_N[:, None], groups_N, resamples=RESAMPLES, seed=seed
+        lambda picked: float(picked[:, 0].mean()), values_N1, groups_N, resamples=RESAMPLES, seed=seed
     )
-    return {**found.as_json(), "n": len(difference_N), "dialogues": int(groups_N.max()) + 1}
+    return {**found.as_json(), "n": len(values_N1), "dialogues": int(groups_N.max()) + 1}
 
 
 def shares(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -65,9 +65,11 @@ def test_while_the_value_warms_up_the_policy_stays():
     assert torch.equal(after.log_BT, judged.log_BT) and not torch.equal(after.values_BT, judged.values_BT)
 
 
-def test_small_micro_batches_give_the_same_update():
-    whole, cut = learner(LORA), learner(LORA, micro_batch=2)
+@pytest.mark.parametrize("changes", [{"micro_batch": 2}, {"gradient_checkpointing": True}])
+def test_small_micro_batches_and_recomputing_give_the_same_update(changes):
+    whole, cut = learner(LORA), learner(LORA, **changes)
     judged = whole.judge(ROWS)
+    assert torch.allclose(cut.judge(ROWS).log_BT, judged.log_BT, atol=1e-5)
     for ours in (whole, cut):
         ours.update(judged, targets(judged), 100, 1e-3)
     a, b = whole.stepper.weights(), cut.stepper.weights()
