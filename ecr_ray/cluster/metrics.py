@@ -47,7 +47,7 @@ _ALL = (
     Metric("ecr_train_checkpoints", "counter", "Checkpoints written", ("stage",)),
     # PPO.
     Metric("ecr_ppo_updates", "counter", "Policy updates"),
-    Metric("ecr_ppo_reward", "gauge", "Mean reward of the last batch: the judge's (opinion), in all (total)", ("aspect",)),
+    Metric("ecr_ppo_reward", "gauge", "Mean reward of the last batch: opinion of the judge, total", ("aspect",)),
     Metric("ecr_ppo_kl", "gauge", "KL of policy and reference per token (k3)"),
     Metric("ecr_ppo_first_ratio", "gauge", "Probability ratio at the first minibatch; 1 if all is well"),
     Metric("ecr_ppo_clip_fraction", "gauge", "Share of tokens whose ratio was clipped"),

@@ -64,12 +64,12 @@ TEXTS: dict[str, dict[str, str]] = {
     "ecr-tiny-ppo": {
         "what": "ecr-tiny-chat after PPO against ecr-tiny-critic: a LoRA adapter of 290 thousand weights that "
         "transformers, PEFT and vLLM load over it. The policy of the `tiny` profile.",
-        "data": _DATA + "\n\nIts questions are turns of ReDial's `train` split; nobody's answers are learnt from, only "
-        "what the critic says of its own.",
-        "cannot": "What it gained is what the critic likes, and the critic likes answers that name films: it names more "
+        "data": _DATA + "\n\nIts questions are turns of ReDial's `train` split; nobody's answers are learnt from, "
+        "only what the critic says of its own.",
+        "cannot": "What it gained is what the critic likes, and that is answers that name films: it names more "
         "of them, also to those who say goodbye. Where the list above does not say `ahead` for a judge that took no "
-        "part, PPO did not make it better in that judge's eyes. It is as small and as forgetful as the chat model under "
-        "it.",
+        "part, PPO did not make it better in that judge's eyes. "
+        "It is as small and forgetful as the chat model under it.",
     },
 }
 

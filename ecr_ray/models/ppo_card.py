@@ -22,23 +22,29 @@ def runs(directory: Path) -> list[dict[str, Any]]:
 def sections(directory: Path) -> list[str]:
     """Markdown: the sweep as table and picture."""
     draw(directory)
+    said = (
+        "On held-out questions of ReDial's `valid` split, by the critic that was climbed; the records are the files "
+        f"`run*.json`.\n\n![Gain against KL for every weight of the KL]({PICTURE})"
+    )
+    return ["## More reward for more KL", table(directory), said]
+
+
+def table(directory: Path) -> str:
+    """The sweep as a Markdown table."""
     lines = [
         "| weight of the KL, β | critic before | critic after | gain (95 %) | KL, nats an answer (95 %) | questions |",
         "|---|---|---|---|---|---|",
         *(_line(run) for run in runs(directory)),
     ]
-    said = (
-        "On held-out questions of ReDial's `valid` split, by the critic that was climbed; the records are the files "
-        f"`run*.json`.\n\n![Gain against KL for every weight of the KL]({PICTURE})"
-    )
-    return ["## More reward for more KL", "\n".join(lines), said]
+    return "\n".join(lines)
 
 
 def _line(run: Mapping[str, Any]) -> str:
     found = run["result"]
     gain, kl = found["gain"]["opinion"], found["kl"]
+    before, after = found["held_out_before"]["opinion"], found["held_out_kept"]["opinion"]
     return (
-        f"| {run['config']['beta']:g} | {found['held_out_before']['opinion']:.3f} | {found['held_out_kept']['opinion']:.3f} "
+        f"| {run['config']['beta']:g} | {before:.3f} | {after:.3f} "
         f"| {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f}) "
         f"| {kl['value']:.2f} ({kl['low']:.2f}–{kl['high']:.2f}) | {gain['n']} of {gain['dialogues']} dialogues |"
     )

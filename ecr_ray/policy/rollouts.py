@@ -100,7 +100,15 @@ class Pool:
             options["label_selector"] = {"role": role}
         actor = ray.remote(RolloutActor).options(**options)
         pool = cls([actor.remote(settings) for _ in range(count)], deadline_s, max_failures)
-        pool.processes()
+        try:
+            pool.processes()
+        except EngineError as error:
+            pool.close()
+            where = f" on nodes with the label role={role}" if role else ""
+            raise EngineError(
+                f"{error}; each of {count} needs {cpus:g} CPUs and {gpus:g} GPUs{where}, beside what the workers and the "
+                "critic need"
+            ) from error
         return pool
 
     def load(self, sent: Delivery) -> list[str]:

@@ -123,7 +123,9 @@ def test_vllm_in_one_step_async_goes_on_after_the_driver_is_killed(cluster, tmp_
 
 
 def test_a_reward_that_breaks_is_one_sentence_and_not_tried_again(cluster, tmp_path):
-    process = ppo("--output", tmp_path / "nan", "--zero-stage", 0, "--reward", "tests.integration.broken:nan")
+    # Two workers: the second waits for what the first will never send.
+    how = ["--workers", 2, "--zero-stage", 0, "--reward", "tests.integration.broken:nan"]
+    process = ppo("--output", tmp_path / "nan", *how)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert err.strip().splitlines()[-1].startswith("error: 16 of 16 rewards are no number, the first of response 1")

@@ -101,6 +101,11 @@ def test_one_that_does_not_answer_is_given_up(cluster, settings, sent):
         os.kill(process, signal.SIGKILL)
 
 
+def test_a_role_that_no_node_has_is_said(cluster, settings):
+    with pytest.raises(EngineError, match=r"did not answer within 4 s .* on nodes with the label role=rollout"):
+        start(settings, 1, role="rollout", deadline_s=4.0)
+
+
 def test_a_base_model_that_is_not_there_is_said_and_not_waited_for(cluster, settings):
     from dataclasses import replace
 

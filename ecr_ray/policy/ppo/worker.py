@@ -89,6 +89,9 @@ def train(config: Mapping[str, Any]) -> None:
         config: `job`, and for the first worker `rollouts` and `opinion` (a pool of each, on the driver's actors).
     """
     job: Job = config["job"]
+    if (job.work / FAILED).is_file():
+        # Started again after what would end in the same way: it is the driver's to say.
+        return
     training.prepare_worker(job.device, job.threads)
     import ray.train
 
@@ -115,8 +118,10 @@ def train(config: Mapping[str, Any]) -> None:
             report=ray.train.report,
         )
     except UserError as error:
-        # Trying again would end in the same way: it is the driver's to say, not Ray Train's to retry.
-        (job.work / FAILED).write_text(json.dumps({"error": str(error), "kind": type(error).__name__}))
+        storage.write_json(job.work / FAILED, {"error": str(error), "kind": type(error).__name__})
+        if workers > 1:
+            # The others wait for this one; only an error ends them all.
+            raise
 
 
 def plain(job: Job) -> None:

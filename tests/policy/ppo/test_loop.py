@@ -1,6 +1,7 @@
 """Whole runs in one process: they learn, go on after a kill as if nothing had happened, and notice what is wrong."""
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -175,6 +176,29 @@ def test_a_disk_that_is_full_is_one_sentence_and_nothing_is_lost(tmp_path, monke
     with pytest.raises(checkpoints.CheckpointError, match=r"cannot write the checkpoint of step 3 .*No space left"):
         checkpoints.save(tmp_path, checkpoints.Progress(step=3), state, this.base, this.lora, this.tokenizer)
     assert checkpoints.steps(tmp_path) == [2] and len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, of ten megabytes."""
+    place = tmp_path / "small"
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(place)], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"needs to mount a small file system: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_real_full_disk(small_disk):
+    this = job(small_disk)
+    with pytest.raises(checkpoints.CheckpointError, match="No space left on device.*the one before is as it was"):
+        start(this)
+    assert checkpoints.steps(small_disk) == [2]
+    progress, state = checkpoints.load(small_disk)
+    assert progress.step == 2 and state["weights"]
 
 
 def test_seeds_differ_by_step_and_purpose_and_are_the_same_again():
