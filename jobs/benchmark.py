@@ -13,6 +13,7 @@ BENCHMARKS = {
     "critic": lambda chosen: critic.run(chosen.rounds),
     "critic-search": lambda chosen: critic.run_search(chosen.rounds),
     "ppo": lambda chosen: ppo.measure(chosen.rounds),
+    "ppo-sync": lambda chosen: ppo.measure_sync(chosen.rounds),
     "cluster": lambda chosen: cluster.run(chosen.rounds),
 }
 

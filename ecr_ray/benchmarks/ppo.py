@@ -12,15 +12,19 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ecr_ray import benchmarks, prompts, training
 from ecr_ray.config import PpoConfig
 from ecr_ray.models import tiny
-from ecr_ray.policy import weights
-from ecr_ray.policy.ppo import report, run, worker
+from ecr_ray.policy import engines, weights
+from ecr_ray.policy.engines import EngineSettings
+from ecr_ray.policy.ppo import networks, report, run, worker
+from ecr_ray.policy.ppo.delivery import Delivery
+from ecr_ray.policy.ppo.networks import LoraShape
 
 MODULE = "ecr_ray.benchmarks.ppo"
 TRL = "trl==1.12.0"
@@ -107,6 +111,51 @@ def _rows(found: dict[str, list[dict[str, Any]]], data: str) -> list[dict[str, A
         benchmarks.row("the whole step (ours)", "seconds outside rollout, reward, learning",
                        each("ours", "outside_s"), each("ours", "step_s"), work),
     ]  # fmt: skip
+
+
+def measure_sync(rounds: int) -> list[dict[str, Any]]:
+    """What a new version's way to an engine costs: the adapter, against the policy with it merged in."""
+    import torch
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    found = {"adapter": _delivery(LoraShape(16, 32, PpoConfig.lora_targets)), "merged": _delivery(None)}
+    times: dict[str, list[float]] = {name: [] for name in found}
+    # The first of each warms up.
+    for number in range(rounds + 1):
+        for name, deliver in found.items():
+            begin = time.perf_counter()
+            sent = deliver(number)
+            if number:
+                times[name].append(1000 * (time.perf_counter() - begin))
+            times.setdefault(f"{name} bytes", []).append(len(sent.payload))
+    work = "ecr-tiny-chat, float32; packed, digested, loaded by an engine of transformers in the same process"
+    return [
+        benchmarks.row("shipping merged weights", "bytes a version", *_pair(times, " bytes", rounds), work),
+        benchmarks.row("shipping merged weights", "ms a version", *_pair(times, "", rounds), work),
+    ]
+
+
+def _pair(times: dict[str, list[float]], what: str, rounds: int) -> tuple[list[float], list[float]]:
+    return times[f"adapter{what}"][-rounds:], times[f"merged{what}"][-rounds:]
+
+
+def _delivery(lora: LoraShape | None) -> Callable[[int], Delivery]:
+    """What delivers a version of the policy to an engine."""
+    tokenizer, base = weights.load_tokenizer("ecr-tiny-chat", None), tiny.resolve_model("ecr-tiny-chat")
+    engine = engines.make(
+        EngineSettings(
+            "transformers", base, tokenizer.eos_token_id, tokenizer.pad_token_id, lora=lora, threads=os.cpu_count() or 1
+        )
+    )
+    built = networks.build(base, lora)
+    learnt = {name: p.detach() for name, p in built.named_parameters() if p.requires_grad}
+
+    def deliver(version: int) -> Delivery:
+        sent = Delivery.of(networks.policy_weights(learnt), version)
+        engine.load(sent)
+        return sent
+
+    return deliver
 
 
 # --- arms -------------------------------------------------------------------------------------------------

@@ -106,8 +106,8 @@ class Pool:
             pool.close()
             where = f" on nodes with the label role={role}" if role else ""
             raise EngineError(
-                f"{error}; each of {count} needs {cpus:g} CPUs and {gpus:g} GPUs{where}, beside what the workers and the "
-                "critic need"
+                f"{error}; each of {count} needs {cpus:g} CPUs and {gpus:g} GPUs{where}, beside the workers' and the "
+                "critic's"
             ) from error
         return pool
 

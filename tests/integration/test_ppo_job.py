@@ -129,22 +129,3 @@ def test_a_reward_that_breaks_is_one_sentence_and_not_tried_again(cluster, tmp_p
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert err.strip().splitlines()[-1].startswith("error: 16 of 16 rewards are no number, the first of response 1")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["--critic", "nowhere"], "there is no critic 'nowhere'"),
-        (["--aspects", "warmth=1"], "the critic has the heads"),
-        (["--max-prompt", 2040], "are more than the 2048 tokens that ecr-tiny-chat reads"),
-        (["--batch", 12], "--batch 12 is not a multiple of --minibatch 8"),
-        (["--engine", "vllm", "--method", "full"], "--engine vllm takes adapters"),
-        (["--max-prompt", 8], "0 questions to learn from"),
-        (["--lora-targets", "nothing"], "has no module of that name"),
-        (["--reward", "no.such:thing"], "write it as module:function"),
-    ],
-)
-def test_what_cannot_work_is_one_sentence_before_any_actor_starts(arguments, sentence, tmp_path, cluster):
-    process = ppo("--output", tmp_path / "x", *arguments)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 1 and sentence in err and "Traceback" not in err

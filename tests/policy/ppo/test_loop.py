@@ -194,7 +194,7 @@ def small_disk(tmp_path):
 
 def test_a_real_full_disk(small_disk):
     this = job(small_disk)
-    with pytest.raises(checkpoints.CheckpointError, match="No space left on device.*the one before is as it was"):
+    with pytest.raises(checkpoints.CheckpointError, match=r"No space left on device.*the one before is as it was"):
         start(this)
     assert checkpoints.steps(small_disk) == [2]
     progress, state = checkpoints.load(small_disk)
