@@ -24,6 +24,8 @@ TINY_SHAPE = {
 RECIPE_VERSION = 2
 # Trained models, in directories of these names beside this file.
 BUNDLED = ("ecr-tiny-chat", "ecr-tiny-judge")
+# Adapters of the first one.
+ADAPTERS = ("ecr-tiny-ppo",)
 HERE = Path(__file__).parent
 TOKENIZER = HERE / "tokenizer"
 MARKER = "ecr_ray.json"
@@ -56,7 +58,7 @@ def resolve_model(name: str) -> str:
     `tiny:SEED` is built on first use and cached, a bundled model is found in the package, a directory is named in
     full, for processes that work elsewhere; anything else (a hub id) is passed on.
     """
-    if name in BUNDLED:
+    if name in BUNDLED + ADAPTERS:
         return str(HERE / name)
     if not name.startswith("tiny:"):
         return str(Path(name).resolve()) if Path(name).is_dir() else name

@@ -84,7 +84,7 @@ def base_of(name: str) -> str:
     Raises:
         ModelError: the adapter does not say what it is of.
     """
-    path = Path(name) / ADAPTER_CONFIG
+    path = Path(tiny.resolve_model(name)) / ADAPTER_CONFIG
     if not path.is_file():
         return name
     base = json.loads(path.read_text()).get("base_model_name_or_path")
@@ -99,14 +99,15 @@ def merged(name: str, target: Path) -> str:
     Returns:
         What from_pretrained and vLLM take: a directory or hub id.
     """
-    if not (Path(name) / ADAPTER_CONFIG).is_file():
-        return tiny.resolve_model(name)
+    adapter = tiny.resolve_model(name)
+    if not (Path(adapter) / ADAPTER_CONFIG).is_file():
+        return adapter
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     base = tiny.resolve_model(base_of(name))
     model = AutoModelForCausalLM.from_pretrained(base)
-    whole = PeftModel.from_pretrained(model, name).merge_and_unload()
+    whole = PeftModel.from_pretrained(model, adapter).merge_and_unload()
     staging = target.with_name(f".{target.name}.new")
     shutil.rmtree(staging, ignore_errors=True)
     whole.save_pretrained(staging)

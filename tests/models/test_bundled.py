@@ -9,7 +9,8 @@ from ecr_ray.models import cards, recipe, tiny
 from ecr_ray.models.measure import RECORD
 
 BUNDLED = [name for name in tiny.BUNDLED if (tiny.HERE / name).is_dir()]
-CRITICS = [name for name in cards.TEXTS if name not in tiny.BUNDLED and (tiny.HERE / name).is_dir()]
+ADAPTERS = [name for name in tiny.ADAPTERS if (tiny.HERE / name).is_dir()]
+CRITICS = [n for n in cards.TEXTS if n not in tiny.BUNDLED + tiny.ADAPTERS and (tiny.HERE / n).is_dir()]
 
 
 def size(*names):
@@ -17,7 +18,7 @@ def size(*names):
 
 
 def test_together_they_are_small_enough_for_git():
-    assert size(*BUNDLED) <= 40e6 and size(*CRITICS) <= 50e6
+    assert size(*BUNDLED) <= 40e6 and size(*CRITICS) <= 50e6 and size(*ADAPTERS) <= 20e6
 
 
 @pytest.mark.parametrize("name", BUNDLED)
@@ -70,6 +71,23 @@ def test_a_critic_is_loaded_by_its_name_and_tells_turns_apart(name):
     assert (tiny.HERE / name / "README.md").read_text(encoding="utf-8") == cards.card(name, tiny.HERE / name)
 
 
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_an_adapter_is_of_the_chat_model_and_changes_it_as_its_card_says(name):
+    from ecr_ray.models import ppo_measures
+    from ecr_ray.policy import weights
+
+    directory = tiny.HERE / name
+    assert (directory / "README.md").read_text(encoding="utf-8") == cards.card(name, directory)
+    assert weights.base_of(name) == "ecr-tiny-chat"
+    measured = json.loads((directory / RECORD).read_text())
+    adapter = storage.digest(directory / "adapter_model.safetensors")["sha256"]
+    assert measured["weights"] == adapter
+    assert ppo_measures.weights_differ(directory) == pytest.approx(measured["weights_changed"], rel=1e-3) > 1e-3
+    run = json.loads((directory / "run.json").read_text())
+    assert run["stage"] == "ppo" and adapter in [file["sha256"] for file in run["model"]]
+    assert run["result"]["gain"]["opinion"]["low"] > 0 and run["result"]["kl"]["value"] <= 10
+
+
 @pytest.mark.skipif("ecr-tiny-chat" not in BUNDLED, reason="the chat model is not in the package")
 def test_the_chat_model_answers_a_greeting_and_stops():
     import torch
@@ -100,8 +118,11 @@ def test_the_recipes_commands_are_commands_of_the_job(model):
         "jobs/sft.py": (config.SftConfig, "sft"),
         "jobs/score.py": (config.ScoreConfig, "score"),
         "jobs/train_critic.py": (config.CriticConfig, "critic"),
+        "jobs/ppo.py": (config.PpoConfig, "ppo"),
     }
     for words in recipe.commands(model):
         settings = config.load(*stages[words[0]], words[1:])
         assert settings.profile == "tiny"
-    assert settings.save_every % settings.eval_every == 0 and settings.save_dtype == "float16"
+    if words[0] == "jobs/sft.py":
+        assert settings.save_every % settings.eval_every == 0
+    assert settings.save_dtype == "float16"
