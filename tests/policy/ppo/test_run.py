@@ -52,7 +52,7 @@ def test_an_adapter_to_start_from_is_merged_into_its_base(tmp_path):
 
     base, lora = tiny.resolve_model("ecr-tiny-chat"), LoraShape(4, 8, ("q_proj",))
     built = networks.build(base, lora).policy
-    learnt = {name: torch.randn_like(p) for name, p in built.named_parameters() if p.requires_grad}
+    learnt = {name: 0.1 * torch.randn_like(p) for name, p in built.named_parameters() if p.requires_grad}
     checkpoints.write_adapter(tmp_path / "adapter", learnt, base, lora)
     settings = PpoConfig(base=str(tmp_path / "adapter"), output=str(tmp_path / "out"))
     work = tmp_path / "work"
