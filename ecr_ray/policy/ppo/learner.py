@@ -4,7 +4,8 @@ The models' work is shared out among the workers; what comes of it, a few number
 advantages, means and minibatches are the same on any number of workers, and so is the gradient.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from ecr_ray.policy.ppo import maths, networks
 from ecr_ray.policy.ppo.delivery import Row
 from ecr_ray.policy.ppo.group import Group
 from ecr_ray.policy.ppo.networks import LoraShape, Packed
+from ecr_ray.policy.sampling import any_length
 
 if TYPE_CHECKING:
     import torch
@@ -128,10 +130,12 @@ class Learner:
                 self.reference, packed.ids_BL, packed.at_N, packed.tokens_N, temperature or self.settings.temperature
             )
 
-    def _precision(self) -> Any:
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
         import torch
 
-        return torch.autocast(self._device, dtype=torch.bfloat16, enabled=self.settings.bf16)
+        with any_length(), torch.autocast(self._device, dtype=torch.bfloat16, enabled=self.settings.bf16):
+            yield
 
     def _shared_out(self, rows: Sequence[Row], call: Any, columns: int) -> list[np.ndarray]:
         """`call` on batches of like length, each by one worker; its first results in the order of the rows, flat."""
