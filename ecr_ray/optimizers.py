@@ -189,7 +189,6 @@ class Zero:
 
     def restore(self, state: State, steps: int, example: "Callable[[torch.device], tuple[Any, ...]]") -> None:
         import torch
-        from deepspeed.utils import safe_set_full_optimizer_state
 
         # Moments exist after a first step: one of a learning rate of 0 over a loss of 0 changes nothing else.
         self.begin(0.0)
@@ -199,6 +198,24 @@ class Zero:
             self.backward(sum(part.float().sum() for part in parts) * 0.0)
         for name, weight in trained(self.model.module).items():
             for moment in MOMENTS:
-                safe_set_full_optimizer_state(weight, state[moment][name].to(self.model.device), moment)
+                self._set_moment(weight, moment, state[moment][name].to(self.model.device))
         for kept in self._optimizer.state.values():
             kept["step"].fill_(float(steps))
+
+    def _set_moment(self, weight: "torch.nn.Parameter", moment: str, whole: "torch.Tensor") -> None:
+        """Put this worker's part of a weight's moment in its place."""
+        import torch
+        from deepspeed.utils import (
+            safe_get_local_optimizer_state,
+            safe_set_full_optimizer_state,
+            safe_set_local_optimizer_state,
+        )
+
+        if self._settings.zero_stage < 3:
+            safe_set_full_optimizer_state(weight, whole, moment)
+            return
+        # DeepSpeed's own cutting fails where the parts are not equal (0.19.8): the last ones are padded.
+        part = safe_get_local_optimizer_state(weight, moment).numel()
+        rank, workers = torch.distributed.get_rank(), self._settings.workers
+        padded = torch.nn.functional.pad(whole.flatten(), (0, part * workers - whole.numel()))
+        safe_set_local_optimizer_state(weight, padded[rank * part : (rank + 1) * part], moment)

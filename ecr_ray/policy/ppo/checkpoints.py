@@ -47,6 +47,7 @@ def save(
     Raises:
         CheckpointError: the disk is full, or cannot be written to.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     target = work / "checkpoints" / f"checkpoint-{progress.step}"
@@ -62,8 +63,7 @@ def save(
         (staging / COMPLETE).write_text(json.dumps(asdict(progress) | {"digests": digests}))
         shutil.rmtree(target, ignore_errors=True)
         staging.rename(target)
-    except (OSError, RuntimeError) as error:
-        # safetensors wraps what the system said in an error of its own.
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(staging, ignore_errors=True)
         free = shutil.disk_usage(work).free / 2**20
         raise CheckpointError(
