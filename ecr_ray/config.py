@@ -351,6 +351,126 @@ class TuneConfig:
 
 
 @dataclass(frozen=True)
+class EmotionConfig:
+    """Train a classifier of the nine emotions of a message, on GoEmotions; an encoder with a head an emotion.
+
+    Ray Train workers under DeepSpeed ZeRO, their rows streamed by Ray Data. Run it again after any crash with the same
+    arguments: it goes on from its last checkpoint.
+    Exit code 0: done; 1: cannot run as asked.
+    """
+
+    profile: str = "tiny"
+    """Set of defaults: tiny (laptop, bundled models), node (one GPU host), cluster, or a path to a .toml."""
+    config: str | None = None
+    """A .toml file whose [emotion] table overrides the profile."""
+    input: str = "goemotions"
+    """`goemotions` (below ECR_DATA_DIR), or a directory with train.tsv, dev.tsv and test.tsv in its form: text, numbers
+    of GoEmotions' labels with commas, tabs between."""
+    output: str = "runs/emotion"
+    """Directory of the artifact, shared by all nodes: model/, predictions.parquet, curve.parquet, summary.html,
+    run.json."""
+    encoder: str = "minilm"
+    """`minilm` (comes as a package), a directory, or a hub id of a Hugging Face encoder."""
+    lora_r: int = 0
+    """Rank of adapters that learn in place of the encoder's own weights; 0: its weights learn."""
+    pooling: Literal["mean", "cls"] = "mean"
+    head_hidden: int = 0
+    """Units of a layer between the encoder and the outputs; 0: none."""
+    dropout: float = 0.1
+    max_length: int = 64
+    """Tokens that are read of a message; of a longer one its end."""
+    train_layers: int | None = None
+    """Train only the encoder's last layers, so many; by default all."""
+    train_embeddings: bool = True
+    epochs: float = 3.0
+    max_steps: int | None = None
+    """Stop after this many steps, whatever --epochs says."""
+    batch: int = 32
+    """Rows a step, over all workers."""
+    micro_batch: int = 32
+    """Rows that a worker computes at once."""
+    learning_rate: float = 5e-5
+    warmup_share: float = 0.06
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    workers: int = 1
+    cpus_per_worker: float = 1.0
+    threads_per_worker: int | None = None
+    """Threads of a CPU worker; by default the machine's cores shared among the workers."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed shares among the workers: 1 optimizer, 2 and gradients, 3 and weights; 0: no DeepSpeed."""
+    bf16: bool = False
+    """Compute in bfloat16; weights and optimizer stay float32."""
+    save_dtype: Literal["float32", "bfloat16", "float16"] = "float16"
+    """How the weights are stored."""
+    eval_every: int = 200
+    """Steps between two looks at the held-out rows; the weights that miss them least are the result."""
+    eval_tokens: int = 8192
+    """Tokens a batch when nothing is learnt."""
+    patience: int = 0
+    """Stop when so many looks in a row brought nothing better; 0: never."""
+    save_every: int = 200
+    """Steps between two checkpoints; a crash costs at most so many."""
+    log_every: int = 20
+    max_failures: int = 3
+    """Deaths of workers after which the run gives up."""
+    bootstrap: int = 1000
+    """Resamples of messages behind every interval."""
+    limit: int | None = None
+    """Learn from only this many messages."""
+    seed: int = 0
+    overwrite: bool = False
+    """Replace an artifact that was made with other settings."""
+
+
+@dataclass(frozen=True)
+class AnnotateConfig:
+    """Read the emotions of every message of whole dialogues, and write the dialogues with them.
+
+    By a classifier, or by any LLM judge through the scoring engine, which answers a digit an emotion. Run it again
+    after any crash with the same arguments: it goes on where it stopped. The result is an input for every other job.
+    Exit code 0: done; 1: cannot run as asked; 3: done, but some input lines are in quarantine or some messages could
+    not be read; 4: more messages failed than --max-failure-rate allows.
+    """
+
+    profile: str = "tiny"
+    """Set of defaults: tiny (laptop, bundled models), node (one GPU host), cluster, or a path to a .toml."""
+    config: str | None = None
+    """A .toml file whose [annotate] and [judges.NAME] tables override the profile."""
+    input: str = "sample"
+    """`sample` (embedded), `redial:train|valid|test` (below ECR_DATA_DIR), or a path or URI of dialogues as .jsonl,
+    .parquet, ReDial's released .zip, or a directory of these."""
+    output: str = "runs/annotate"
+    """Directory (or URI) of the artifact: dialogues/, turns/, emotions.parquet, failures.parquet, run.json."""
+    annotator: str = "ecr-tiny-emotion"
+    """A classifier (a bundled one by its name, or a directory that jobs/train_emotion.py made), or the name of an LLM
+    judge (see jobs/score.py --list-judges)."""
+    keep_above: float = 0.1
+    """Emotions of at most this probability are not written into a dialogue; emotions.parquet has all of them."""
+    labelled: Literal["keep", "replace"] = "keep"
+    """Messages that carry emotions in the input: keep these, or write the annotator's."""
+    limit: int | None = None
+    """Annotate only this many dialogues."""
+    batch_size: int = 256
+    """Messages that travel together through Ray Data; a crash costs at most the batches under way."""
+    concurrent_batches: int = 4
+    """Batches an engine holds at once, so that it never waits for the next one."""
+    engines: int | None = None
+    """Actors (or engines) at once, instead of what the judge's definition says; 1 for a classifier."""
+    retries: int = 1
+    """Further passes over messages that failed."""
+    max_failure_rate: float = 0.01
+    """The job fails when more than this share of the messages fails."""
+    seed: int = 0
+    """For an LLM's engine."""
+    max_message_chars: int = 20_000
+    """A dialogue with a longer message is put into quarantine."""
+    overwrite: bool = False
+    """Replace an artifact that was made with other settings."""
+
+
+@dataclass(frozen=True)
 class PpoConfig:
     """Reinforce a policy with PPO against a critic, and prove that it learns.
 

@@ -41,12 +41,14 @@ def figure(*args: Any, **kwargs: Any) -> tuple["Figure", Any]:
 
 
 def svg(drawn: "Figure") -> str:
-    """A figure as an `<svg>` element; it is closed."""
+    """A figure as an `<svg>` element, the same every time; it is closed."""
+    import matplotlib
     from matplotlib import pyplot as plt
 
     drawn.tight_layout()
     stream = io.StringIO()
-    drawn.savefig(stream, format="svg")
+    with matplotlib.rc_context({"svg.hashsalt": "ecr_ray"}):
+        drawn.savefig(stream, format="svg", metadata={"Date": None})
     plt.close(drawn)
     text = stream.getvalue()
     return text[text.index("<svg") :]

@@ -19,12 +19,24 @@ POLICY_SYSTEM = "You recommend films. Answer what the seeker feels, and name fil
 SEEKER_JOINS = "(joins)"
 
 
+_JUDGE = (
+    "You are a strict evaluator of conversations about movies. Read the dialogue and rate only the recommender's last "
+    "message, on each aspect from 0 (not at all) to 9 (outstanding):"
+)
+_ANNOTATOR = (
+    "You read feelings in conversations about movies. Read the dialogue and say of its last message only, whoever "
+    "wrote it, how surely each feeling is in it, from 0 (certainly not) to 9 (certainly). Most have one or two:"
+)
+
+
 @dataclass(frozen=True)
 class Rubric:
     """A named set of aspects, in the order a judge answers them."""
 
     name: str
     aspects: Mapping[str, str]
+    task: str = _JUDGE
+    """What the judge is told to do; the aspects follow."""
 
 
 RUBRICS: dict[str, Rubric] = {
@@ -49,6 +61,23 @@ RUBRICS: dict[str, Rubric] = {
     ),
 }
 
+# The nine emotions of the ECR paper, as an LLM is asked for them.
+EMOTION_RUBRIC = Rubric(
+    "emotions",
+    {
+        "like": "likes or loves a film, a person or an idea",
+        "curious": "asks, wonders, or wants to know or to see something",
+        "happy": "joy, amusement, excitement or relief",
+        "grateful": "thanks somebody",
+        "negative": "sadness, anger, fear, dislike, disappointment or boredom",
+        "neutral": "says something without any feeling",
+        "nostalgia": "remembers the past with warmth or longing",
+        "agreement": "agrees, or approves of what was said",
+        "surprise": "did not expect something, or just understood it",
+    },
+    _ANNOTATOR,
+)
+
 
 def rubric_text(rubric: Rubric, answer: str = "digits") -> str:
     """The instructions of a judge.
@@ -57,10 +86,7 @@ def rubric_text(rubric: Rubric, answer: str = "digits") -> str:
         rubric: what to rate.
         answer: `digits` asks for one digit an aspect, `json` for an object with the aspects as keys.
     """
-    lines = [
-        "You are a strict evaluator of conversations about movies. Read the dialogue and rate only the "
-        "recommender's last message, on each aspect from 0 (not at all) to 9 (outstanding):"
-    ]
+    lines = [rubric.task]
     lines += [f"{n}. {name}: {meaning}" for n, (name, meaning) in enumerate(rubric.aspects.items(), start=1)]
     if answer == "digits":
         lines.append(f"Answer with {len(rubric.aspects)} digits in this order, without spaces, and nothing else.")
@@ -79,8 +105,12 @@ def dialogue_text(messages: Sequence[Mapping[str, str]]) -> str:
 
 def judge_question(context: Sequence[Mapping[str, str]], response: str) -> str:
     """What a judge is shown of one turn: the dialogue before it and, as its last line, the response."""
-    shown = [*context, {"role": "recommender", "text": response}]
-    return f"Dialogue:\n{dialogue_text(shown)}\n\nRatings of the last message:"
+    return last_message_question([*context, {"role": "recommender", "text": response}])
+
+
+def last_message_question(messages: Sequence[Mapping[str, str]]) -> str:
+    """What somebody is shown who rates a dialogue's last message."""
+    return f"Dialogue:\n{dialogue_text(messages)}\n\nRatings of the last message:"
 
 
 def judge_messages(

@@ -20,7 +20,8 @@ from typing import Any
 
 from ecr_ray import benchmarks, storage, training
 from ecr_ray.config import CriticConfig, load
-from ecr_ray.critic import losses, model, predict, train, worker
+from ecr_ray.critic import train
+from ecr_ray.encoders import losses, model, predict, worker
 from ecr_ray.errors import UserError
 
 MODULE = "ecr_ray.benchmarks.critic"
@@ -159,7 +160,7 @@ def main(arm: str, folder: str) -> dict[str, Any]:
 
         connect.connect()
         workers = 2 if arm == "ours-2-workers" else 1
-        train.fit(dataclasses.replace(settings, workers=workers), train.check(settings), work, data)
+        train.train(dataclasses.replace(settings, workers=workers), train.check(settings), work, data)
     lines = [json.loads(line) for line in (work / worker.CURVE).read_text().splitlines()]
     steps = [line for line in lines if "loss" in line]
     # The last step also saves.

@@ -9,9 +9,10 @@ import pyarrow as pa
 
 from ecr_ray import storage
 from ecr_ray.config import CriticConfig
-from ecr_ray.critic import measures, people, predict, targets
-from ecr_ray.critic.model import Shape
+from ecr_ray.critic import measures, people, targets
 from ecr_ray.data import ratings
+from ecr_ray.encoders import predict
+from ecr_ray.encoders.model import Shape
 
 CRITIC, MEAN, LENGTH, WORDS = "critic", "the training mean", "words in the response", "bag-of-words ridge"
 # Fewer rows than this say nothing.

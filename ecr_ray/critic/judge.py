@@ -6,9 +6,9 @@ import pyarrow as pa
 
 from ecr_ray import prompts
 from ecr_ray.config import ConfigError, JudgeConfig
-from ecr_ray.critic import model, predict
-from ecr_ray.critic.losses import LOG_VARIANCE
 from ecr_ray.critic.targets import OVERALL
+from ecr_ray.encoders import model, predict
+from ecr_ray.encoders.losses import LOG_VARIANCE
 from ecr_ray.records import score_schema
 from ecr_ray.scoring.requests import Asker
 
@@ -20,7 +20,7 @@ def check(judge: JudgeConfig, rubric: str) -> None:
     """Make sure that a judge's critic is there and of this rubric.
 
     Raises:
-        CriticError: there is no such critic.
+        HeadsError: there is no such critic.
         ConfigError: it is of another rubric.
     """
     shape = model.read_shape(model.find(judge.model))

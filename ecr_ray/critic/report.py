@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,34 +11,16 @@ import pyarrow as pa
 
 from ecr_ray import pages, storage
 from ecr_ray.critic import evaluate, measures
+from ecr_ray.encoders import learning
 from ecr_ray.scoring.agreement import spearman
 
-CURVE = pa.schema(
-    [
-        ("step", pa.int32()),
-        ("loss", pa.float64()),
-        ("valid_error", pa.float64()),
-        ("valid_spearman", pa.float64()),
-        ("learning_rate", pa.float64()),
-        ("gradient_norm", pa.float64()),
-        ("seconds", pa.float64()),
-    ]
-)
 WORST = 20
 _POINTS = 4000
 
 
-def read_curve(path: Path) -> pa.Table:
-    """The curve as a table; of a step that was done again after a crash, the last time counts."""
-    found = {entry["step"]: entry for entry in map(json.loads, path.read_text().splitlines())}
-    return pa.Table.from_pylist(
-        [{name: found[step].get(name) for name in CURVE.names} for step in sorted(found)], schema=CURVE
-    )
-
-
 def write(output: Path, run: Mapping[str, Any], curve: pa.Table, found: evaluate.Found) -> None:
     """`plots/*.png` and `summary.html` below the output."""
-    plots = {"learning": ("Learning curve", _learning(curve))}
+    plots = {"learning": ("Learning curve", _png(learning.draw_curve(curve)))}
     shown = [row["head"] for row in found.doubt]
     if shown:
         plots |= {
@@ -56,7 +37,7 @@ def write(output: Path, run: Mapping[str, Any], curve: pa.Table, found: evaluate
     page = pages.render(
         "ecr_ray.critic",
         "report.html",
-        _number,
+        learning.number,
         run=run,
         plots={title: base64.b64encode(png).decode() for title, png in plots.values()},
         tables={
@@ -66,10 +47,6 @@ def write(output: Path, run: Mapping[str, Any], curve: pa.Table, found: evaluate
         worst=_worst(found) if shown else [],
     )
     storage.write_bytes(output / "summary.html", page.encode())
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
 
 
 def _tables(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -123,21 +100,6 @@ def _known(found: evaluate.Found, head: str) -> tuple[np.ndarray, np.ndarray]:
     target = found.predictions[head].to_numpy(zero_copy_only=False)
     known = ~np.isnan(target)
     return found.predictions[f"{head}_predicted"].to_numpy()[known], target[known]
-
-
-def _learning(curve: pa.Table) -> bytes:
-    figure, (left, right) = pages.figure(1, 2, figsize=(9, 3))
-    for axis, name in ((left, "loss"), (right, "valid_error")):
-        points = [(row["step"], row[name]) for row in curve.to_pylist() if row[name] is not None]
-        if points:
-            axis.plot(*zip(*points, strict=True), marker="." if len(points) < 80 else None, linewidth=1.2)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.3)
-    left.set_ylabel("training loss")
-    right.set_ylabel("held out: variance not explained")
-    right.axhline(1.0, color="0.5", linestyle=":", label="predict the mean")
-    right.legend()
-    return _png(figure)
 
 
 def _scatter(found: evaluate.Found, heads: list[str]) -> bytes:

@@ -5,7 +5,6 @@ workers' shards, checkpoints, the best weights.
 """
 
 import json
-import os
 import shutil
 import time
 from collections import Counter
@@ -14,16 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from ecr_ray import runs, storage, training
 from ecr_ray.config import ConfigError, CriticConfig
-from ecr_ray.critic import batches, evaluate, model, predict, report, targets, text, worker
+from ecr_ray.critic import evaluate, report, targets
 from ecr_ray.critic.targets import Turn
 from ecr_ray.data import ratings
 from ecr_ray.data.reading import InputError
 from ecr_ray.data.splits import held_out
+from ecr_ray.encoders import fit, learning, model, predict, text, worker
 from ecr_ray.records import RunRecord
 
 # What decides how fast the weights come, not which.
@@ -98,7 +96,7 @@ def train_critic(settings: CriticConfig, reader: text.Reader) -> Result:
     data = json.loads((work / "data.json").read_text())
     prepared = time.perf_counter()
     if not (work / "done.json").is_file():
-        fit(settings, reader, work, data)
+        train(settings, reader, work, data)
     trained = time.perf_counter()
     return _finish(settings, work, data, {"prepare": prepared - began, "train": trained - prepared}, trained)
 
@@ -135,7 +133,14 @@ def prepare(settings: CriticConfig, reader: text.Reader, work: Path) -> None:
                 # Every head's weights have a mean of 1 over the rows that know it.
                 known = weights > 0
                 usual = weights.sum(0) / np.maximum(known.sum(0), 1)
-            _write_rows(work / f"{split}.parquet", rows, values, weights / np.where(usual > 0, usual, 1))
+            texts = {
+                "turn_id": [row.turn.turn_id for row in rows],
+                "dialogue_id": [row.turn.dialogue_id for row in rows],
+                "text": [row.text for row in rows],
+                "last": [row.last for row in rows],
+            }
+            weights = weights / np.where(usual > 0, usual, 1)
+            fit.write_rows(work / f"{split}.parquet", [row.ids for row in rows], values, weights, texts)
     everything = [row.turn for rows in kept.values() for row in rows]
     storage.write_parquet(work / "targets.parquet", targets.table(everything, names))
     known = {name: sum(name in row.turn.scores for row in kept["train"]) for name in names}
@@ -229,22 +234,6 @@ def _encoded(
     return kept
 
 
-def _write_rows(path: Path, rows: list[Row], values: np.ndarray, weights: np.ndarray) -> None:
-    table = pa.table(
-        {
-            "turn_id": [row.turn.turn_id for row in rows],
-            "dialogue_id": [row.turn.dialogue_id for row in rows],
-            "text": [row.text for row in rows],
-            "last": [row.last for row in rows],
-            "ids": pa.array([row.ids for row in rows], pa.list_(pa.int32())),
-            # A target that is not known has no weight, and no value that could spoil a sum.
-            "targets": pa.array(list(np.nan_to_num(values)), pa.list_(pa.float32())),
-            "weights": pa.array(list(weights.astype(np.float32)), pa.list_(pa.float32())),
-        }
-    )
-    storage.write_parquet(path, table)
-
-
 def _reasons(left_out: Counter[str]) -> str:
     return "; ".join(f"{reason}: {count}" for reason, count in left_out.items()) or "none was read"
 
@@ -252,65 +241,31 @@ def _reasons(left_out: Counter[str]) -> str:
 # --- training ---------------------------------------------------------------------------------------------
 
 
-def fit(settings: CriticConfig, reader: text.Reader, work: Path, data: dict[str, Any]) -> None:
+def train(settings: CriticConfig, reader: text.Reader, work: Path, data: dict[str, Any]) -> None:
     """Train on the rows that `prepare` left in the work directory, from the last checkpoint there.
 
     Raises:
         TrainingError: workers died more often than allowed.
     """
     trainer, steps = make_trainer(settings, reader.tokenizer.pad_token_id, work, data)
-    done = max(worker.checkpoints(work), default=0)
     shown = {"loss": "loss", "valid_error": "unexplained", "valid_spearman": "spearman"}
-    with training.Progress("critic", work / worker.CURVE, steps, done, shown):
-        training.fit(
-            trainer,
-            latest=lambda: max(worker.checkpoints(work), default=None),
-            max_failures=settings.max_failures,
-            work=work,
-        )
+    fit.run(trainer, "critic", steps, work, shown, settings.max_failures)
 
 
 def make_trainer(
     settings: CriticConfig, filler: int, work: Path, data: dict[str, Any], callbacks: list[Any] | None = None
 ) -> tuple[Any, int]:
-    """Ray Train's trainer, and how many steps it will take.
-
-    Args:
-        filler: the token that pads.
-        callbacks: for its RunConfig; a search listens with one.
-    """
-    import ray
-    from ray.data import DataContext, ExecutionOptions
-    from ray.train import DataConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    device = training.choose_device(settings.device, ray.cluster_resources().get("GPU", 0))
-    training.check_compiler(device, settings.zero_stage)
-    rows = storage.read_parquet(work / "train.parquet", ["ids", "targets", "weights"])
-    lengths = pc.list_value_length(rows["ids"]).to_numpy()
-    steps = batches.plan(lengths, settings.batch, settings.epochs, settings.seed)[: settings.max_steps]
-    shards = batches.write_shards(rows, steps, settings.micro_batch, settings.workers, work / "shards")
-    DataContext.get_current().enable_progress_bars = False
-    trainer = TorchTrainer(
-        worker.train,
-        train_loop_config={
-            "settings": asdict(settings),
-            "shape": asdict(shape_of(settings, data)),
-            "work": str(work),
-            "steps": len(steps),
-            "filler": filler,
-            "head_weights": head_weights(settings, tuple(data["heads"])),
-            "device": device,
-            "threads": settings.threads_per_worker or max(1, (os.cpu_count() or 1) // settings.workers),
-        },
-        datasets={f"rank-{n}": ray.data.read_parquet(str(path)) for n, path in enumerate(shards)},
-        # Every worker has a dataset of its own, in the order of its steps.
-        dataset_config=DataConfig(datasets_to_split=[], execution_options=ExecutionOptions(preserve_order=True)),
-        scaling_config=training.scaling(settings.workers, device, settings.cpus_per_worker),
-        torch_config=TorchConfig(backend="gloo" if device == "cpu" else "nccl"),
-        run_config=training.run_config(work / "ray", "critic", settings.max_failures, callbacks),
+    """Ray Train's trainer, and how many steps it will take; see fit.make_trainer."""
+    return fit.make_trainer(
+        settings,
+        worker.Settings.of(settings),
+        shape_of(settings, data),
+        head_weights(settings, tuple(data["heads"])),
+        work,
+        stage="critic",
+        filler=filler,
+        callbacks=callbacks,
     )
-    return trainer, len(steps)
 
 
 def shape_of(settings: CriticConfig, data: dict[str, Any]) -> model.Shape:
@@ -350,7 +305,7 @@ def _finish(
         model.save(best, shape, state["weights"], "float32")
     shutil.rmtree(output / "model", ignore_errors=True)
     model.convert(best, output / "model", settings.save_dtype)
-    curve = report.read_curve(work / worker.CURVE)
+    curve = learning.read_curve(work / worker.CURVE)
     storage.write_parquet(output / "curve.parquet", curve)
     shutil.copyfile(work / "targets.parquet", output / "targets.parquet")
     found = evaluate.measure(settings, work, output, shape)

@@ -15,7 +15,8 @@ from typing import Any
 
 from ecr_ray import runs, storage, training
 from ecr_ray.config import ConfigError, CriticConfig, TuneConfig, load, load_table, nearest
-from ecr_ray.critic import report, text, train, tune_report, worker
+from ecr_ray.critic import train, tune_report
+from ecr_ray.encoders import learning, text, worker
 from ecr_ray.records import RunRecord
 
 METRIC = "best_error"
@@ -181,7 +182,7 @@ def run_trial(chosen: dict[str, Any], base: dict[str, Any], work: str, filler: i
 
 def last_report(directory: Path, batch: int) -> dict[str, Any]:
     """What a trial would have reported last, from its curve."""
-    looks = [row for row in report.read_curve(directory / worker.CURVE).to_pylist() if row["valid_error"] is not None]
+    looks = [row for row in learning.read_curve(directory / worker.CURVE).to_pylist() if row["valid_error"] is not None]
     last = {name: looks[-1][name] for name in ("step", "valid_error", "valid_spearman")}
     return last | {"rows": looks[-1]["step"] * batch, METRIC: min(row["valid_error"] for row in looks)}
 

@@ -13,7 +13,7 @@ from ray.tune import Callback
 
 from ecr_ray import pages
 from ecr_ray.config import CriticConfig
-from ecr_ray.critic import report, worker
+from ecr_ray.encoders import learning, worker
 
 METRIC = "best_error"
 SHOW_EVERY_S = 20.0
@@ -108,7 +108,7 @@ def curves(directory: Path, trials: Sequence[str]) -> pa.Table:
     for trial in trials:
         path = directory / trial / worker.CURVE
         if path.exists():
-            for row in report.read_curve(path).to_pylist():
+            for row in learning.read_curve(path).to_pylist():
                 if row["valid_error"] is not None:
                     rows.append({"trial": trial, **{name: row[name] for name in CURVES.names[1:]}})
     return pa.Table.from_pylist(rows, schema=CURVES)

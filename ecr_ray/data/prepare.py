@@ -86,15 +86,15 @@ def write_tables(
 ) -> Prepared:
     """Read `location` and write `dialogues/`, `turns/` and `quarantine.jsonl` below `output`."""
     source = reading.find(location)
-    dialogues = _PartWriter(storage.join(output, "dialogues"), DIALOGUE, DIALOGUES_PER_FILE)
-    turns = _PartWriter(storage.join(output, "turns"), TURN, TURNS_PER_FILE)
+    dialogues = PartWriter(storage.join(output, "dialogues"), DIALOGUE, DIALOGUES_PER_FILE)
+    turns = PartWriter(storage.join(output, "turns"), TURN, TURNS_PER_FILE)
     reasons: Counter[str] = Counter()
     rows = reading.read(source, max_message_chars=max_message_chars, number_rows=number_rows)
-    with _Quarantine(storage.join(output, "quarantine.jsonl")) as quarantine:
+    with Quarantine(storage.join(output, "quarantine.jsonl")) as quarantine:
         for row in rows:
             if isinstance(row, reading.Rejected):
                 quarantine.add(row)
-                reasons[_reason_class(row)] += 1
+                reasons[reason_class(row)] += 1
                 continue
             for turn in _turns(row, dialogues):
                 if limit is None or turns.rows < limit:
@@ -108,7 +108,7 @@ def write_tables(
     )
 
 
-def _turns(row: reading.Row, dialogues: "_PartWriter") -> Iterator[dict[str, Any]]:
+def _turns(row: reading.Row, dialogues: "PartWriter") -> Iterator[dict[str, Any]]:
     if row.kind == "turn":
         yield row.value
         return
@@ -116,7 +116,7 @@ def _turns(row: reading.Row, dialogues: "_PartWriter") -> Iterator[dict[str, Any
     yield from redial.to_turns(row.value)
 
 
-def _reason_class(rejected: reading.Rejected) -> str:
+def reason_class(rejected: reading.Rejected) -> str:
     """A reason without the values that make each line's own, so that reasons can be counted."""
     field = "".join("N" if c.isdigit() else c for c in rejected.field)
     for known in (
@@ -132,7 +132,7 @@ def _reason_class(rejected: reading.Rejected) -> str:
     return f"{field}: {rejected.reason.split(' but ')[0]}"
 
 
-class _PartWriter:
+class PartWriter:
     """Collects rows and writes them as numbered Parquet files of a fixed size; memory stays flat."""
 
     def __init__(self, directory: str, schema: pa.Schema, rows_per_file: int) -> None:
@@ -155,7 +155,7 @@ class _PartWriter:
         self._buffer = []
 
 
-class _Quarantine:
+class Quarantine:
     """The file of refused lines; it appears only where a line is refused."""
 
     def __init__(self, location: str) -> None:
@@ -170,7 +170,7 @@ class _Quarantine:
         self._stream.write(rejected.as_json())
         self.rows += 1
 
-    def __enter__(self) -> "_Quarantine":
+    def __enter__(self) -> "Quarantine":
         return self
 
     def __exit__(self, *error: Any) -> None:

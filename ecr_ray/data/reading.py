@@ -60,8 +60,12 @@ class Row:
     value: dict[str, Any]
 
 
-def find(location: str) -> Source:
+def find(location: str, artifact: str = "turns") -> Source:
     """What `--input` names.
+
+    Args:
+        location: as a user writes it.
+        artifact: what the next stage wants of an artifact of this project, `turns` or `dialogues`.
 
     Raises:
         InputError: there is nothing to read there.
@@ -74,9 +78,8 @@ def find(location: str) -> Source:
         raise InputError(f"there is no file or directory {location!r}")
     if not storage.is_dir(location):
         return Source((location,))
-    # An artifact of jobs/prepare.py: its turns are what the next stage wants.
-    turns = storage.list_files(storage.join(location, "turns"), (".parquet",))
-    files = turns or [f for f in storage.list_files(location, SUFFIXES) if not f.endswith("quarantine.jsonl")]
+    parts = storage.list_files(storage.join(location, artifact), (".parquet",))
+    files = parts or [f for f in storage.list_files(location, SUFFIXES) if not f.endswith("quarantine.jsonl")]
     if not files:
         raise InputError(f"the directory {location!r} holds no {', '.join(SUFFIXES)} file")
     return Source(tuple(files))

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ecr_ray.critic import predict
 from ecr_ray.data import reading
 from ecr_ray.data.titles import Titles
 from ecr_ray.data.titles import load as load_titles
+from ecr_ray.encoders import predict
 from ecr_ray.models import chat_measures, ngram, tiny
 from ecr_ray.models.chat_measures import Reply, reply_rows
 from ecr_ray.models.measuring import interval, progress, read
@@ -182,7 +182,7 @@ def _embedded(texts: Sequence[str]) -> np.ndarray:
     import torch
     from transformers import AutoModel
 
-    from ecr_ray.critic import model, text
+    from ecr_ray.encoders import model, text
 
     encoder = AutoModel.from_pretrained(text.resolve_encoder(text.MINILM)).eval()
     tokenizer = text.load_tokenizer(text.MINILM)

@@ -6,7 +6,7 @@ dialogue's turns one after the other and its prefix cache pays for the dialogue 
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,10 @@ ENGINE_START_S = 1800
 TURN_COLUMNS = ["turn_id", "dialogue_id", "index", "context", "response"]
 
 
+# (Ray dataset of turns, asker, work) → Ray dataset of score rows of those that have none yet.
+Over = Callable[[Any, Asker, "Work"], Any]
+
+
 @dataclass(frozen=True)
 class Work:
     """What one judge has to do in one pass."""
@@ -39,8 +43,11 @@ class Work:
     stats_actor: str | None = None
 
 
-def run_pass(asker: Asker, work: Work) -> Iterator[dict[str, int]]:
+def run_pass(asker: Asker, work: Work, over: Over | None = None) -> Iterator[dict[str, int]]:
     """Score every turn that has no score yet; yields counts as parts are written.
+
+    Args:
+        over: turns → score rows, in place of what the judge's backend does.
 
     Yields:
         {ok, failed, prompt_tokens, answer_tokens} of one part.
@@ -60,7 +67,7 @@ def run_pass(asker: Asker, work: Work) -> Iterator[dict[str, int]]:
     turns = ray.data.read_parquet(work.turns, columns=TURN_COLUMNS).repartition(
         target_num_rows_per_block=work.batch_size
     )
-    judged = {"http": _over_http, "critic": _over_critic, "vllm": _over_vllm}[asker.judge.backend]
+    judged = over or {"http": _over_http, "critic": _over_critic, "vllm": _over_vllm}[asker.judge.backend]
     counted = judged(turns, asker, work).map_batches(
         _Write(work.directory, score_schema(asker.aspects)),
         batch_size=None,
@@ -176,13 +183,13 @@ def _over_critic(turns: Any, asker: Asker, work: Work) -> Any:
     # A critic learns from scores and is a later stage; only who names one as a judge needs it here.
     from ecr_ray.critic import judge
 
-    return judge.over(_without_done(turns, work), asker, work.batch_size)
+    return judge.over(without_done(turns, work), asker, work.batch_size)
 
 
 def _over_http(turns: Any, asker: Asker, work: Work) -> Any:
     import ray
 
-    return _without_done(turns, work).map_batches(
+    return without_done(turns, work).map_batches(
         http_judge.HttpJudge,
         fn_constructor_args=(asker,),
         batch_size=work.batch_size,
@@ -201,7 +208,7 @@ def _score(asker: Asker, row: Mapping[str, Any]) -> dict[str, Any]:
         return asker.score_row(row, None, status=error.status, reason=str(error), **usage)
 
 
-def _without_done(turns: Any, work: Work) -> Any:
+def without_done(turns: Any, work: Work) -> Any:
     import ray
 
     done = ray.put(parts.done_ids(work.directory))

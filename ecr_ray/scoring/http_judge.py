@@ -34,7 +34,6 @@ class HttpJudge:
                 )
             headers["Authorization"] = f"Bearer {key}"
         self._asker = asker
-        self._rubric = prompts.RUBRICS[asker.rubric]
         self._places = asyncio.Semaphore(judge.max_requests)
         self._client = httpx.AsyncClient(base_url=judge.url.rstrip("/") + "/", headers=headers, timeout=judge.timeout_s)
 
@@ -56,10 +55,10 @@ class HttpJudge:
         import httpx
 
         judge = self._asker.judge
-        question = prompts.judge_question(turn["context"], turn["response"])
+        question = self._asker.question(turn["context"], turn["response"])
         body = {
             "model": judge.model,
-            "messages": prompts.judge_messages(self._rubric, question, answer="json", system_role=False),
+            "messages": prompts.judge_messages(self._asker.instructions, question, answer="json", system_role=False),
             "temperature": judge.temperature,
             "max_tokens": ANSWER_TOKENS,
             "seed": self._asker.seed,

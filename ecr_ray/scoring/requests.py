@@ -35,7 +35,16 @@ class Asker:
     @property
     def aspects(self) -> tuple[str, ...]:
         """The aspects in the order of the answer's digits."""
-        return tuple(prompts.RUBRICS[self.rubric].aspects)
+        return tuple(self.instructions.aspects)
+
+    @property
+    def instructions(self) -> prompts.Rubric:
+        """What the judge is told to rate."""
+        return prompts.RUBRICS[self.rubric]
+
+    def question(self, context: Sequence[Mapping[str, Any]], response: str) -> str:
+        """What the judge is asked about one turn."""
+        return prompts.judge_question(context, response)
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -83,7 +92,7 @@ class Asker:
         The template writes an answer "0" itself and the digit is cut off again: so whatever the model expects
         between its prompt and its answer (a space, a newline) is there, and the next token is the digit.
         """
-        messages = prompts.judge_messages(prompts.RUBRICS[self.rubric], _SENTINEL, system_role=self.system_role)
+        messages = prompts.judge_messages(self.instructions, _SENTINEL, system_role=self.system_role)
         rendered = self.tokenizer.apply_chat_template(
             [*messages, {"role": "assistant", "content": "0"}], tokenize=False, continue_final_message=True
         )
@@ -93,7 +102,7 @@ class Asker:
     def text(self, context: Sequence[Mapping[str, Any]], response: str) -> str:
         """The rendered prompt, up to where the first digit stands."""
         before, after = self.frame
-        return f"{before}{prompts.judge_question(context, response)}{after}"
+        return f"{before}{self.question(context, response)}{after}"
 
     def tokens(self, context: Sequence[Mapping[str, Any]], response: str) -> tuple[list[int], int]:
         """Prompt tokens, and how many of the oldest messages were left out to make them fit.

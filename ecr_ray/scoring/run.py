@@ -6,7 +6,6 @@ decides a score, so that a resumed run and an undisturbed one end with the same 
 
 import json
 import time
-import uuid
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ecr_ray import prompts, storage
 from ecr_ray.cluster import inventory, metrics
@@ -23,53 +21,12 @@ from ecr_ray.data.prepare import Prepared, write_tables
 from ecr_ray.data.reading import InputError, find
 from ecr_ray.errors import UserError
 from ecr_ray.models import tiny
-from ecr_ray.records import RunRecord, read_run, score_schema
-from ecr_ray.scoring import agreement, engine_stats_actor, engines, merge, parts, planner, summary
-from ecr_ray.scoring.progress import Progress
+from ecr_ray.records import RunRecord, read_run
+from ecr_ray.scoring import agreement, engines, merge, passes, planner, summary
+from ecr_ray.scoring.passes import Outcome
 from ecr_ray.scoring.requests import Asker
 
 WORK = ".work"
-# A rate over less than this says more about buffering than about an engine.
-MIN_TIMED_S = 5.0
-
-
-class TooManyFailures(UserError):
-    """More judgments failed than the user allows."""
-
-    exit_code = 4
-
-
-@dataclass
-class Outcome:
-    """What one judge did in this run; `seconds` from its engines' first step to its last part."""
-
-    judge: JudgeConfig
-    scores: pa.Table
-    failures: pa.Table
-    rows_now: int = 0
-    startup_s: float = 0.0
-    seconds: float = 0.0
-    cache: tuple[int, int] = (0, 0)
-
-    def record(self, rubric: str) -> dict[str, Any]:
-        """The judge's entry in the run record."""
-        model = tiny.resolve_model(self.judge.model)
-        prompt_tokens = pc.sum(self.scores["prompt_tokens"]).as_py() or 0
-        answer_tokens = pc.sum(self.scores["answer_tokens"]).as_py() or 0
-        rows = self.scores.num_rows
-        return {
-            "name": self.judge.name,
-            "definition": asdict(self.judge),
-            "untrained": tiny.is_untrained(model),
-            "learnt_from": tiny.judge_labels(model, rubric),
-            "ok": rows,
-            "failed": self.failures.num_rows,
-            "startup_s": round(self.startup_s, 2),
-            "rows_per_s": round(self.rows_now / self.seconds, 2) if self.seconds > MIN_TIMED_S else None,
-            "prompt_tokens": prompt_tokens,
-            "answer_tokens_per_row": answer_tokens / rows if rows else None,
-            "prefix_cache_hit_rate": self.cache[1] / self.cache[0] if self.cache[0] else None,
-        }
 
 
 @dataclass
@@ -144,26 +101,12 @@ def score(config: ScoreConfig, judges: list[JudgeConfig], *, side_by_side: bool)
             pool.shutdown(wait=False, cancel_futures=True)
     else:
         outcomes = [_judge(config, asker, turns["turn_id"], 0) for asker in askers]
-    problem = _too_many_failures(config, outcomes)
+    problem = passes.too_many_failures(outcomes, config.max_failure_rate, "judgments", config.output)
     timings = {"judging": time.perf_counter() - started}
     result = _finish(config, prepared, turns, outcomes, timings, started, complete=problem is None)
     if problem:
         raise problem
     return result
-
-
-def _too_many_failures(config: ScoreConfig, outcomes: list[Outcome]) -> TooManyFailures | None:
-    worst = max(outcomes, key=lambda o: o.failures.num_rows)
-    failed = worst.failures.num_rows
-    rate = failed / (failed + worst.scores.num_rows)
-    if rate <= config.max_failure_rate:
-        return None
-    status, _ = Counter(worst.failures["status"].to_pylist()).most_common(1)[0]
-    return TooManyFailures(
-        f"{failed} of {failed + worst.scores.num_rows} judgments of {worst.judge.name} failed ({rate:.1%}; allowed "
-        f"{config.max_failure_rate:.1%}), most often {status}: see {config.output}/failures.parquet. The same command "
-        "tries them again; --max-failure-rate accepts them"
-    )
 
 
 def finished(config: ScoreConfig, judges: list[JudgeConfig]) -> Result | None:
@@ -264,45 +207,10 @@ def _turn_ids(output: str) -> pa.Table:
 
 
 def _judge(config: ScoreConfig, asker: Asker, turn_ids: pa.ChunkedArray, position: int) -> Outcome:
-    """Let one judge score what it has not scored yet, with further passes over what failed."""
     output = storage.absolute(config.output)
     directory = storage.join(output, WORK, asker.judge.name)
     work = engines.Work(storage.join(output, "turns"), directory, config.batch_size, config.concurrent_batches)
-    outcome = Outcome(asker.judge, pa.table({}), pa.table({}))
-    for _ in range(1 + config.retries):
-        parts.forget_failures(directory)
-        done = len(parts.done_ids(directory))
-        if done == len(turn_ids):
-            break
-        bar = Progress(asker.judge.name, len(turn_ids), done, position)
-        _run_pass(asker, work, bar, outcome)
-        bar.close()
-    outcome.scores, outcome.failures = parts.join(directory, turn_ids.combine_chunks(), score_schema(asker.aspects))
-    return outcome
-
-
-def _run_pass(asker: Asker, work: engines.Work, bar: Progress, outcome: Outcome) -> None:
-    """One pass, with its counts and times added to the outcome.
-
-    The clock of the rate starts at the engines' first step, so that it holds everything but their start-up.
-    """
-    import ray
-
-    name = f"ecr-engine-stats-{uuid.uuid4().hex[:8]}"
-    stats = ray.remote(engine_stats_actor.EngineStats).options(name=name, num_cpus=0).remote()
-    started = last = time.time()
-    queries = hits = 0
-    first_step: float | None = None
-    for counts in engines.run_pass(asker, replace(work, stats_actor=name)):
-        last = time.time()
-        queries, hits, first_step = ray.get(stats.totals.remote())
-        bar.add(counts, (queries, hits))
-        outcome.rows_now += counts[parts.OK] + counts[parts.FAILED]
-    ray.kill(stats)
-    begun = first_step or started
-    outcome.startup_s += begun - started
-    outcome.seconds += max(last - begun, 0.0)
-    outcome.cache = (outcome.cache[0] + queries, outcome.cache[1] + hits)
+    return passes.judge(asker, work, turn_ids, retries=config.retries, position=position)
 
 
 def _finish(

@@ -6,13 +6,14 @@ import numpy as np
 import pyarrow as pa
 
 from ecr_ray.critic import evaluate, report
+from ecr_ray.encoders import learning
 
 
 def test_of_a_step_that_was_done_again_the_last_time_counts(tmp_path):
     path = tmp_path / "curve.jsonl"
     lines = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0, "valid_error": 0.9}, {"step": 2, "loss": 2.5}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    rows = report.read_curve(path).to_pylist()
+    rows = learning.read_curve(path).to_pylist()
     assert [(row["step"], row["loss"], row["valid_error"]) for row in rows] == [(1, 3.0, None), (2, 2.5, None)]
 
 
@@ -47,7 +48,7 @@ RUN = {
 
 
 def test_page_and_plots_and_what_was_missed_most(tmp_path):
-    curve = pa.Table.from_pylist([{"step": 1, "loss": 1.0, "valid_error": 0.9}], schema=report.CURVE)
+    curve = pa.Table.from_pylist([{"step": 1, "loss": 1.0, "valid_error": 0.9}], schema=learning.CURVE)
     report.write(tmp_path, RUN | {"doubt": found().doubt}, curve, found())
     names = {"learning", "predicted", "residuals", "calibration", "correlation"}
     assert {path.stem for path in (tmp_path / "plots").iterdir()} == names
@@ -61,6 +62,6 @@ def test_page_and_plots_and_what_was_missed_most(tmp_path):
 
 
 def test_a_run_without_held_out_rows_has_its_curve(tmp_path):
-    curve = pa.Table.from_pylist([{"step": 1, "loss": 1.0}], schema=report.CURVE)
+    curve = pa.Table.from_pylist([{"step": 1, "loss": 1.0}], schema=learning.CURVE)
     report.write(tmp_path, RUN, curve, evaluate.Found("", ("overall",)))
     assert [path.stem for path in (tmp_path / "plots").iterdir()] == ["learning"]

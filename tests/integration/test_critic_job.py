@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ecr_ray import records, storage
-from ecr_ray.critic import model, predict, worker
 from ecr_ray.data import prepare
+from ecr_ray.encoders import model, predict, worker
 from tests.conftest import ROOT, turn, write_turns
 
 pytestmark = pytest.mark.slow

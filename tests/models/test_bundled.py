@@ -58,7 +58,7 @@ def test_its_card_says_what_its_records_say(name):
 
 @pytest.mark.parametrize("name", CRITICS)
 def test_a_critic_is_loaded_by_its_name_and_tells_turns_apart(name):
-    from ecr_ray.critic import predict
+    from ecr_ray.encoders import predict
 
     critic = predict.Local(name)
     asked = [{"role": "seeker", "text": "Can you recommend a good comedy?"}]

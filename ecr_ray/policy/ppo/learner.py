@@ -13,7 +13,7 @@ import numpy as np
 
 from ecr_ray import optimizers, training
 from ecr_ray.config import PpoConfig
-from ecr_ray.critic import batches
+from ecr_ray.encoders import batches
 from ecr_ray.policy.ppo import maths, networks
 from ecr_ray.policy.ppo.delivery import Row
 from ecr_ray.policy.ppo.group import Group

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ecr_ray.critic.predict import Predictions
 from ecr_ray.data.titles import Titles
+from ecr_ray.encoders.predict import Predictions
 from ecr_ray.errors import UserError
 
 Messages = Sequence[Mapping[str, str]]

@@ -17,9 +17,9 @@ from typing import Any
 
 from ecr_ray import runs, storage, training
 from ecr_ray.config import ConfigError, PpoConfig
-from ecr_ray.critic import model, predict
 from ecr_ray.data import reading, titles
 from ecr_ray.data.reading import InputError
+from ecr_ray.encoders import model, predict
 from ecr_ray.errors import UserError
 from ecr_ray.models import tiny
 from ecr_ray.policy import weights

@@ -133,7 +133,7 @@ def plain(job: Job) -> None:
 
 
 def _opinion(job: Job) -> rewards.Reward:
-    from ecr_ray.critic import predict
+    from ecr_ray.encoders import predict
 
     if job.settings.reward != "critic":
         return rewards.load(job.settings.reward)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ecr_ray.critic.predict import Predictions
 from ecr_ray.data.titles import Titles
+from ecr_ray.encoders.predict import Predictions
 from ecr_ray.policy.ppo import rewards
 
 FOUND = Predictions(("empathy", "overall"), np.array([[0.2, 0.6], [0.4, 0.8]]), np.array([[0.1, 0.2], [0.0, 0.1]]))

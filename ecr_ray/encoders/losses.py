@@ -1,4 +1,4 @@
-"""What a critic is trained on: weighted, bounded regression with an uncertainty of its own. Pure functions.
+"""What heads are trained on: weighted, bounded regression with an uncertainty of its own, or labels. Pure functions.
 
 Shapes: B rows, K heads. A target that is not known has weight 0, and its value does not matter.
 """
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import torch
 
-Kind = Literal["beta-nll", "mse"]
+Kind = Literal["beta-nll", "mse", "bce"]
 # exp of these are variances between 1e-4 and 0.25, the largest that values in 0-1 can have.
 LOG_VARIANCE = (-9.2, -1.386)
 BETA = 0.5
@@ -37,8 +37,15 @@ def regression(
 
     `beta-nll`: Gaussian negative log-likelihood, each times its variance to the power of ½ without gradient, so that
     hard rows are not given up (Seitzer, Tavakoli, Antic, Martius, ICLR 2022). `mse`: squared error, and beside it
-    the likelihood of the residuals for the variance alone, so that the critic knows its doubt in either case.
+    the likelihood of the residuals for the variance alone, so that the critic knows its doubt in either case. `bce`:
+    cross-entropy of labels that are there or not; the mean is a probability, and there is no doubt of its own.
     """
+    if kind == "bce":
+        import torch
+
+        # float32's next number below 1 keeps the logarithm finite; what is that sure has no gradient left to lose.
+        sure = mean_BK.clamp(1e-7, 1 - 1e-7)
+        return torch.nn.functional.binary_cross_entropy(sure, target_BK, reduction="none")
     variance = log_variance_BK.exp()
     error = (target_BK - mean_BK) ** 2
     if kind == "beta-nll":

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ecr_ray.critic import text
+from ecr_ray.encoders import text
 
 CONTEXT = [{"role": "seeker", "text": "I am sad."}, {"role": "recommender", "text": "Why is that?"}]
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ecr_ray.critic import losses
+from ecr_ray.encoders import losses
 
 
 def test_what_the_heads_say_is_bounded():

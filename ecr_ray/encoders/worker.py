@@ -1,4 +1,4 @@
-"""What one Ray Train worker does with a critic: take its rows as Ray Data streams them, step, measure, save.
+"""What one Ray Train worker does with an encoder: take its rows as Ray Data streams them, step, measure, save.
 
 Dropout is seeded by step and slot, and every part of a loss is divided by the whole step's weights: the same run on
 any number of workers is the same run.
@@ -8,15 +8,14 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ecr_ray import optimizers, storage, training
-from ecr_ray.config import CriticConfig
-from ecr_ray.critic import batches, losses, model
+from ecr_ray.encoders import batches, losses, model
 from ecr_ray.scoring.agreement import spearman
 
 # Written last into a checkpoint: one without it was being written when its worker died.
@@ -24,6 +23,36 @@ COMPLETE = "complete.json"
 CURVE = "curve.jsonl"
 BEST = "best"
 KEPT = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an encoder with heads is trained; fields as in the stages' settings, which say what they mean."""
+
+    seed: int
+    batch: int
+    micro_batch: int
+    learning_rate: float
+    warmup_share: float
+    weight_decay: float
+    gradient_clip: float
+    train_layers: int | None
+    train_embeddings: bool
+    loss: losses.Kind
+    pairwise_weight: float
+    pairwise_margin: float
+    zero_stage: int
+    bf16: bool
+    log_every: int
+    eval_every: int
+    eval_tokens: int
+    patience: int
+    save_every: int
+
+    @classmethod
+    def of(cls, stage: Any, **others: Any) -> "Settings":
+        """From a stage's settings, and values for what these do not have."""
+        return cls(**{f.name: getattr(stage, f.name) for f in fields(cls) if f.name not in others}, **others)
 
 
 @dataclass
@@ -41,9 +70,10 @@ def train(job: Mapping[str, Any]) -> None:
     """The training function.
 
     Args:
-        job: `settings`, `shape`, `work` (a directory that all nodes share), `steps`, `filler`, `device`, `threads`.
+        job: `stage` (its name in metrics), `settings`, `shape`, `work` (a directory that all nodes share), `steps`,
+            `filler`, `head_weights`, `device`, `threads`.
     """
-    settings, shape = CriticConfig(**job["settings"]), model.Shape(**job["shape"])
+    settings, shape = Settings(**job["settings"]), model.Shape(**job["shape"])
     training.prepare_worker(job["device"], job["threads"])
     import ray.train
     import torch
@@ -52,12 +82,12 @@ def train(job: Mapping[str, Any]) -> None:
     rank, workers = context.get_world_rank(), context.get_world_size()
     work = Path(job["work"])
     torch.manual_seed(settings.seed)
-    critic = model.build(shape)
-    model.freeze(critic, settings.train_layers, embeddings=settings.train_embeddings)
+    encoder = model.build(shape)
+    model.freeze(encoder, settings.train_layers, embeddings=settings.train_embeddings)
     progress, state = read_checkpoint(work)
     cut = training.batching(settings.batch, settings.micro_batch, workers)
     stepper = optimizers.make(
-        critic,
+        encoder,
         optimizers.Settings(
             workers, cut, settings.weight_decay, settings.gradient_clip, job["device"], settings.zero_stage
         ),
@@ -92,7 +122,7 @@ class Loop:
 
     def __init__(
         self,
-        settings: CriticConfig,
+        settings: Settings,
         shape: model.Shape,
         stepper: optimizers.Stepper,
         work: Path,
@@ -103,6 +133,7 @@ class Loop:
     ) -> None:
         self.settings, self.shape, self.stepper, self.work = settings, shape, stepper, work
         self.rank, self.workers, self.progress = rank, workers, progress
+        self.stage = job["stage"]
         self.total, self.filler, self.head_weights = job["steps"], job["filler"], job["head_weights"]
         self.device = "cuda" if job["device"] == "gpu" else "cpu"
         self.stopped = self._told = False
@@ -197,7 +228,7 @@ class Loop:
 
     def _measure(self) -> dict[str, float]:
         """`valid_error`: the share of the targets' variance that is not explained, a mean over the heads; 1.0 is what
-        predicting the mean gives. `valid_spearman`: of the last head, overall.
+        predicting the mean gives. `valid_spearman`: of the last head, overall; not of labels.
         """
         import torch
 
@@ -217,7 +248,7 @@ class Loop:
         predicted = self._sum(predicted)
         found = {"valid_error": unexplained(predicted, rows["targets"], rows["weights"], np.array(self.head_weights))}
         known = rows["weights"][:, -1] > 0
-        if known.sum() > 1:
+        if known.sum() > 1 and self.settings.loss != "bce":
             both = np.column_stack([predicted[known, -1], rows["targets"][known, -1]])
             found["valid_spearman"] = spearman(both)
         return found
@@ -239,7 +270,7 @@ class Loop:
             write_checkpoint(self.work, self.progress, state)
             from ecr_ray.cluster.metrics import instrument
 
-            instrument("ecr_train_checkpoints", stage="critic").inc()
+            instrument("ecr_train_checkpoints", stage=self.stage).inc()
 
     def _report(self, step: int, entry: dict[str, Any]) -> None:
         import ray.train
@@ -265,9 +296,9 @@ class Loop:
         }
         for name, (metric, tags) in gauges.items():
             if name in entry:
-                instrument(metric, stage="critic", **tags).set(entry[name])
+                instrument(metric, stage=self.stage, **tags).set(entry[name])
         if self._seen:
-            instrument("ecr_train_examples", stage="critic").inc(self._seen * self.workers)
+            instrument("ecr_train_examples", stage=self.stage).inc(self._seen * self.workers)
             self._seen = 0
 
     def finish(self) -> None:
@@ -290,7 +321,7 @@ def unexplained(predicted_NK: np.ndarray, target_NK: np.ndarray, weight_NK: np.n
     return float((counted * error / np.where(variance > 1e-9, variance, 1)).sum() / counted.sum())
 
 
-def learning_rate(step: int, steps: int, settings: CriticConfig) -> float:
+def learning_rate(step: int, steps: int, settings: Settings) -> float:
     """Linear warm-up, then linear down, to zero after the last step; `step` counts from 1."""
     warm = max(1, round(settings.warmup_share * steps))
     if step <= warm:

@@ -70,6 +70,15 @@ class Reader:
         answered = self.tokenizer([" ".join(r.split()) for r in responses], **_PLAIN)["input_ids"]
         return [self._join(a, b, longest) for a, b in zip(said, answered, strict=True)]
 
+    def encode_alone(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts that stand alone, `[start] text [separator]`; of a longer one its end is read."""
+        if not len(texts):
+            return []
+        start, separator = self.ends
+        room = self.max_length - len(start) - len(separator)
+        found = self.tokenizer([" ".join(text.split()) for text in texts], **_PLAIN)["input_ids"]
+        return [[*start, *ids[-room:], *separator] for ids in found]
+
     def _join(self, context: list[int], response: list[int], longest: int) -> list[int] | None:
         start, separator = self.ends
         own = len(start) + 2 * len(separator) + len(response)

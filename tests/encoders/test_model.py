@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from ecr_ray import optimizers, training
-from ecr_ray.critic import model, predict
-from ecr_ray.critic.model import Shape
+from ecr_ray.encoders import model, predict
+from ecr_ray.encoders.model import Shape
 
 SHAPE = Shape("minilm", ("empathy", "overall"), "ecr-ma", dropout=0.0, max_length=32)
 
@@ -43,7 +43,7 @@ def test_what_is_frozen():
     assert {name for name in learning if name.startswith("head.")}
     model.freeze(critic, None, embeddings=True)
     assert len(optimizers.trained(critic)) == len(list(critic.parameters()))
-    with pytest.raises(model.CriticError, match="the encoder has only 6 layers"):
+    with pytest.raises(model.HeadsError, match="the encoder has only 6 layers"):
         model.freeze(critic, 7, embeddings=False)
 
 
@@ -65,10 +65,10 @@ def test_only_what_was_trained_is_kept_and_comes_back(tmp_path):
 
 
 def test_a_directory_without_a_critic_or_with_half_of_one(tmp_path):
-    with pytest.raises(model.CriticError, match=r"there is no critic '.*': neither a bundled one nor a directory"):
+    with pytest.raises(model.HeadsError, match=r"there is no critic '.*': neither a bundled one nor a directory"):
         model.find(str(tmp_path))
     model.save(tmp_path, SHAPE, {"head.1.weight": torch.zeros(4, 384)}, "float16")
-    with pytest.raises(model.CriticError, match=r"does not fit critic.json: head.1.bias"):
+    with pytest.raises(model.HeadsError, match=r"does not fit heads.json: head.1.bias"):
         model.load(tmp_path)
 
 

@@ -1,7 +1,7 @@
 """An encoder, its pooled output, and two numbers a head: what it expects, and how unsure it is.
 
-A critic is a directory: `critic.json` (encoder, heads, shape), `model.safetensors` with the weights that differ from
-the encoder's own, and nothing else is needed. So one on the packaged encoder carries only what was trained.
+It is a directory: `heads.json` (encoder, heads, shape), `model.safetensors` with the weights that differ from the
+encoder's own, and nothing else is needed. So one on the packaged encoder carries only what was trained.
 """
 
 import json
@@ -10,36 +10,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ecr_ray import storage
-from ecr_ray.critic.text import EncoderError, Reader, load_tokenizer, resolve_encoder
+from ecr_ray.encoders.text import EncoderError, Reader, load_tokenizer, resolve_encoder
 from ecr_ray.errors import UserError
 from ecr_ray.models import tiny
 
 if TYPE_CHECKING:
     import torch
 
-SHAPE, WEIGHTS = "critic.json", "model.safetensors"
+SHAPE, WEIGHTS = "heads.json", "model.safetensors"
 
 
-class CriticError(UserError):
-    """A directory that holds no critic, or not the one that is asked for."""
+class HeadsError(UserError):
+    """A directory that holds no encoder with heads, or not the one that is asked for."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a critic is, apart from its weights."""
+    """What it is, apart from its weights."""
 
     encoder: str
     heads: tuple[str, ...]
     rubric: str
+    """What the heads are of: a rubric's name, `emotions`, or nothing for a reaction reader."""
     pooling: Literal["mean", "cls"] = "mean"
     head_hidden: int = 0
     """Units of the layer between pooling and outputs; 0: none."""
     dropout: float = 0.1
     max_length: int = 128
+    lora_r: int = 0
+    """Rank of the adapters on the encoder's linear layers; 0: none, its own weights are trained."""
 
 
 def build(shape: Shape) -> "torch.nn.Module":
-    """A critic with the encoder's own weights and heads that expect 0.5 of everything.
+    """The encoder with its own weights, and heads that expect 0.5 of everything.
 
     Raises:
         EncoderError: the encoder cannot be loaded.
@@ -48,12 +51,14 @@ def build(shape: Shape) -> "torch.nn.Module":
     from torch import nn
     from transformers import AutoModel
 
-    class Critic(nn.Module):
+    class WithHeads(nn.Module):
         """ids, mask (B, T) → raw outputs (B, 2K); losses.squash makes them means and log-variances."""
 
         def __init__(self) -> None:
             super().__init__()
             self.encoder = _encoder(AutoModel, shape.encoder)
+            if shape.lora_r:
+                _add_adapters(self.encoder, shape.lora_r)
             width = self.encoder.config.hidden_size
             outputs = nn.Linear(shape.head_hidden or width, 2 * len(shape.heads))
             nn.init.zeros_(outputs.bias)
@@ -65,11 +70,11 @@ def build(shape: Shape) -> "torch.nn.Module":
             states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
             return self.head(pool(states, mask, shape.pooling))
 
-    return Critic()
+    return WithHeads()
 
 
 def example(device: "torch.device") -> tuple["torch.Tensor", "torch.Tensor"]:
-    """Something that a critic can be called with."""
+    """Something that it can be called with."""
     import torch
 
     ids = torch.ones(1, 4, dtype=torch.long, device=device)
@@ -92,6 +97,12 @@ def _encoder(auto: Any, name: str) -> Any:
         logging.set_verbosity(level)
 
 
+def _add_adapters(encoder: Any, rank: int) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), encoder)
+
+
 def pool(states_BTH: "torch.Tensor", mask_BT: "torch.Tensor", how: str) -> "torch.Tensor":
     """(B, T, H) → (B, H): the mean over real tokens, or the first token's state."""
     if how == "cls":
@@ -103,27 +114,30 @@ def pool(states_BTH: "torch.Tensor", mask_BT: "torch.Tensor", how: str) -> "torc
 def freeze(model: Any, layers: int | None, *, embeddings: bool) -> None:
     """Leave only the last `layers` of the encoder (None: all of them), perhaps its embeddings, and the heads to learn.
 
+    Where it has adapters, they learn in place of these layers' own weights.
+
     Raises:
-        CriticError: the encoder has fewer layers, or hides them.
+        HeadsError: the encoder has fewer layers, or hides them.
     """
     stack = getattr(getattr(model.encoder, "encoder", model.encoder), "layer", None)
     if stack is None:
-        raise CriticError(f"{type(model.encoder).__name__} has no list of layers that could be frozen")
+        raise HeadsError(f"{type(model.encoder).__name__} has no list of layers that could be frozen")
     count = len(stack) if layers is None else layers
     if count > len(stack):
-        raise CriticError(f"--train-layers {layers}, but the encoder has only {len(stack)} layers")
+        raise HeadsError(f"--train-layers {layers}, but the encoder has only {len(stack)} layers")
+    adapted = any("lora_" in name for name, _ in model.encoder.named_parameters())
     for parameter in model.encoder.parameters():
         parameter.requires_grad_(False)
     for layer in list(stack)[len(stack) - count :]:
-        for parameter in layer.parameters():
-            parameter.requires_grad_(True)
+        for name, parameter in layer.named_parameters():
+            parameter.requires_grad_("lora_" in name or not adapted)
     if embeddings:
         for parameter in model.encoder.embeddings.parameters():
             parameter.requires_grad_(True)
 
 
 def save(directory: Path, shape: Shape, tensors: dict[str, "torch.Tensor"], dtype: str) -> None:
-    """Write a critic: its shape and the weights that were trained.
+    """Write it: its shape and the weights that were trained.
 
     Args:
         directory: where; it appears whole file by whole file, the shape last.
@@ -142,44 +156,55 @@ def save(directory: Path, shape: Shape, tensors: dict[str, "torch.Tensor"], dtyp
 
 
 def convert(source: Path, target: Path, dtype: str) -> None:
-    """The same critic with its weights stored in another type."""
+    """The same with its weights stored in another type."""
     from safetensors.torch import load_file
 
     save(target, read_shape(source), load_file(source / WEIGHTS), dtype)
 
 
-def find(name: str) -> Path:
-    """The directory of a critic: a bundled one by its name, or any.
+def find(name: str, what: str = "critic") -> Path:
+    """The directory of a critic, reader or classifier: a bundled one by its name, or any.
 
     Raises:
-        CriticError: there is none.
+        HeadsError: there is none.
     """
     for directory in (tiny.HERE / name if "/" not in name else Path(name), Path(name), Path(name) / "model"):
         if (directory / SHAPE).is_file():
             return directory
-    raise CriticError(f"there is no critic {name!r}: neither a bundled one nor a directory with {SHAPE}")
+    raise HeadsError(f"there is no {what} {name!r}: neither a bundled one nor a directory with {SHAPE}")
 
 
 def read_shape(directory: Path) -> Shape:
-    """What the critic in a directory is."""
+    """What is in a directory."""
     found = json.loads((directory / SHAPE).read_text())
     return Shape(**{**found, "heads": tuple(found["heads"])})
 
 
 def load(directory: Path) -> tuple["torch.nn.Module", Reader, Shape]:
-    """A critic for prediction, and what encodes its input.
+    """What is in a directory, for prediction, and what encodes its input; adapters are merged into the encoder.
 
     Raises:
-        CriticError: its weights are not of its shape.
+        HeadsError: its weights are not of its shape.
     """
     from safetensors.torch import load_file
 
     shape = read_shape(directory)
     model = build(shape)
     tensors = load_file(directory / WEIGHTS)
-    unknown = set(tensors) - set(dict(model.named_parameters()))
-    missing = {name for name, _ in model.head.named_parameters(prefix="head")} - set(tensors)
+    names = set(dict(model.named_parameters()))
+    unknown = set(tensors) - names
+    missing = {name for name in names if name.startswith("head.") or "lora_" in name} - set(tensors)
     if unknown or missing:
-        raise CriticError(f"{directory}: {WEIGHTS} does not fit {SHAPE}: {sorted(unknown | missing)[0]}")
+        raise HeadsError(f"{directory}: {WEIGHTS} does not fit {SHAPE}: {sorted(unknown | missing)[0]}")
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=False)
+    if shape.lora_r:
+        _merge_adapters(model)
     return model.eval(), Reader(load_tokenizer(shape.encoder), shape.max_length), shape
+
+
+def _merge_adapters(model: Any) -> None:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ecr_ray.critic import batches
+from ecr_ray.encoders import batches
 
 
 def table(count, heads=2):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ecr_ray import training
-from ecr_ray.critic import batches, losses, model
+from ecr_ray.encoders import batches, losses, model
 
 Context = Sequence[Mapping[str, str]]
 # Tokens a batch: small ones stay in a core's cache.
@@ -128,7 +128,7 @@ class Pool:
             try:
                 number, found = pool.get_next_unordered(self._deadline_s)
             except TimeoutError as error:
-                raise model.CriticError(f"a critic's actor did not answer within {self._deadline_s:.0f} s") from error
+                raise model.HeadsError(f"a critic's actor did not answer within {self._deadline_s:.0f} s") from error
             mean[chunks[number]], std[chunks[number]] = found.mean_NK, found.std_NK
             progress(len(found.mean_NK))
         return Predictions(self.shape.heads, mean, std)

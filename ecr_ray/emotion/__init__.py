@@ -1,0 +1,1 @@
+"""The nine emotions of a message: what they are learnt from, the classifier, and the annotation of whole dialogues."""
