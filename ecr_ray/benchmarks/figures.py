@@ -2,7 +2,8 @@
 
 Between `<!-- NAME -->` and `<!-- /NAME -->` stands what `results/NAME.json` (a benchmark record, as a table) or
 `results/NAME.txt` (a command's output, as a block) says, between `<!-- metrics -->` the table of metrics, and between
-`<!-- ppo-sweep -->` what the bundled policy's runs gained; nothing there is typed by hand.
+`<!-- ppo-sweep -->` what the bundled policy's runs gained, between `<!-- emotion -->` what the bundled classifier is
+worth; nothing there is typed by hand.
 """
 
 import json
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from ecr_ray import benchmarks
 from ecr_ray.cluster import metrics
+from ecr_ray.emotion import card as emotion_card
 from ecr_ray.models import ppo_card, tiny
 
 RESULTS = Path(__file__).parent / "results"
@@ -36,6 +38,8 @@ def _shown(results: Path, name: str) -> str:
         return metrics.table()
     if name == "ppo-sweep":
         return ppo_card.table(tiny.HERE / "ecr-tiny-ppo")
+    if name == "emotion":
+        return emotion_card.summary(json.loads((tiny.HERE / "ecr-tiny-emotion" / "run.json").read_text()))
     if (results / f"{name}.txt").is_file():
         return "```text\n" + (results / f"{name}.txt").read_text().rstrip() + "\n```"
     content = json.loads((results / f"{name}.json").read_text())

@@ -11,6 +11,7 @@ from typing import Any
 
 from ecr_ray import prompts
 from ecr_ray.critic import evaluate, people
+from ecr_ray.emotion import card as emotion_card
 from ecr_ray.models import judge_measures, ppo_card, recipe, tiny
 from ecr_ray.models.measure import RECORD
 
@@ -71,6 +72,12 @@ TEXTS: dict[str, dict[str, str]] = {
         "part, PPO did not make it better in that judge's eyes. "
         "It is as small and forgetful as the chat model under it.",
     },
+    "ecr-tiny-emotion": {
+        "what": "Reads the nine emotions of the ECR paper in a message, each with a probability: all-MiniLM-L6-v2 "
+        "(Apache-2.0, comes as a package; adapters and a head are stored here). The annotator of jobs/annotate.py.",
+        "data": emotion_card.DATA,
+        "cannot": emotion_card.CANNOT,
+    },
 }
 
 
@@ -85,9 +92,15 @@ def card(name: str, directory: Path) -> str:
         texts["data"],
         "## How it was made",
         _made(name.rpartition("-")[2], run),
-        *(_critic(run) if run["stage"] == "critic" else _language_model(name, directory)),
+        *_figures(name, directory, run),
     ]
     return "\n\n".join([*parts, "## What it cannot do", texts["cannot"]]) + "\n"
+
+
+def _figures(name: str, directory: Path, run: Mapping[str, Any]) -> list[str]:
+    if run["stage"] == "emotion":
+        return emotion_card.sections(run)
+    return _critic(run) if run["stage"] == "critic" else _language_model(name, directory)
 
 
 def _language_model(name: str, directory: Path) -> list[str]:
@@ -146,7 +159,11 @@ def _made(kind: str, run: Mapping[str, Any]) -> str:
     commands = "\n".join(shlex.join(["python", *words]) for words in recipe.commands(kind))
     machine = run["hardware"]
     minutes = f"{run['timings_s']['train'] / 60:.0f} minutes on {machine['cores']} cores ({machine['cpu']}), no GPU"
-    with_ = "" if run["stage"] == "critic" else " (with the tokenizer of `python -m ecr_ray.models.recipe tokenizer`)"
+    with_ = (
+        ""
+        if run["stage"] in ("critic", "emotion")
+        else " (with the tokenizer of `python -m ecr_ray.models.recipe tokenizer`)"
+    )
     return (
         f"`python -m ecr_ray.models.recipe {kind}`, which is{with_}\n\n```bash\n{commands}\n```\n\n"
         f"The last of them: {_went(run['result'])}, seed {run['seed']}, {minutes}. The runs' records are the files "

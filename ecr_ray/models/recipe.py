@@ -1,7 +1,8 @@
-"""How the bundled models are made: `python -m ecr_ray.models.recipe tokenizer|chat|judge|reader|critic|ppo`, in turn.
+"""How the bundled models are made: `python -m ecr_ray.models.recipe tokenizer|chat|judge|reader|critic|ppo|emotion`.
 
-Needs ReDial below ECR_DATA_DIR. Every model is trained by the project's jobs on the split `train` only; `--print` shows
-the commands without running them. What a run leaves in runs/models is picked up again when the same is run once more.
+Needs ReDial (for the last one GoEmotions) below ECR_DATA_DIR; made in this order. Every model is trained by the
+project's jobs on the split `train` only; `--print` shows the commands without running them. What a run leaves in
+runs/models is picked up again when the same is run once more.
 """
 
 import argparse
@@ -55,6 +56,9 @@ STEPS = {
         f"--bf16 --seed 0 --steps 60 --batch 64 --minibatch 32 --eval-every 15 --eval-prompts 200 --beta {beta} "
         "--save-dtype float16"
         for beta in ("0.05", "0.1", "0.2")
+    },
+    "emotion": {
+        "emotion": "jobs/train_emotion.py --bf16 --seed 0 --epochs 3 --eval-every 300 --save-every 600",
     },
 }
 

@@ -1,0 +1,157 @@
+"""Emotions through their front doors: a classifier is trained, killed on the way, and annotates whole dialogues."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from ecr_ray.data import reading
+from ecr_ray.encoders import model
+from ecr_ray.records import EMOTIONS
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+# A text says its emotion with one word, so that one can see whether it is learnt. Numbers are GoEmotions' labels.
+SAID = {"I love {} so much": 18, "Why is {} like that?": 7, "Thank you for {}": 15, "I hate {}, how sad": 25}
+TRAIN = ["--batch", 16, "--micro-batch", 8, "--max-steps", 40, "--eval-every", 10, "--save-every", 10, "--lora-r", 4]
+TRAIN += ["--learning-rate", 5e-3, "--bootstrap", 20, "--max-length", 16]
+
+
+def job(name, *arguments, submit=False):
+    ray = [os.path.join(os.path.dirname(sys.executable), "ray"), "job", "submit", "--"] if submit else []
+    words = [*ray, sys.executable, f"jobs/{name}.py", *map(str, arguments)]
+    return subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def finish(process, code=0):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-5000:]}"
+    return out if code == 0 else out + err
+
+
+@pytest.fixture(scope="module")
+def comments(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("comments")
+    chance = np.random.default_rng(0)
+    for split, count in (("train", 400), ("dev", 80), ("test", 80)):
+        rows = []
+        for n in range(count):
+            text = list(SAID)[chance.integers(len(SAID))]
+            rows.append(f"{text.format(f'film {chance.integers(99)}')}\t{SAID[text]}\tid{n}")
+        (folder / f"{split}.tsv").write_text("\n".join(rows) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classifier(cluster, comments, tmp_path_factory):
+    """Trained with its worker killed after the first checkpoint."""
+    out = tmp_path_factory.mktemp("emotion") / "classifier"
+    process = job("train_emotion", "--input", comments, "--output", out, *TRAIN)
+    deadline = time.monotonic() + 200
+    while not list((out / ".work" / "checkpoints").glob("checkpoint-*/complete.json")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.1)
+    workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+    for worker in workers:
+        worker.send_signal(signal.SIGKILL)
+    assert workers
+    return out, finish(process)
+
+
+def test_it_learns_and_says_how_well(classifier, comments):
+    out, printed = classifier
+    run = json.loads((out / "run.json").read_text())
+    rows = {(row["measure"], row["emotion"], row["model"]): row for row in run["measures"]["GoEmotions, test split"]}
+    for emotion in ("like", "curious", "grateful", "negative"):
+        assert rows["F1", emotion, "classifier"]["value"] > 0.9, rows["F1", emotion, "classifier"]
+    assert rows["recall@2", None, "classifier"]["ahead"] is None
+    assert rows["recall@2", None, "the training shares"]["ahead"]["low"] > 0
+    assert not [key for key in rows if key[1] == "nostalgia"]
+    assert run["measures"]["embedded sample, seekers' messages"][0]["n"] > 150
+    assert "GoEmotions, test split: recall@2 classifier" in printed
+    # Adapters and a head, no more.
+    assert (out / "model" / model.WEIGHTS).stat().st_size < 1e6
+    page = (out / "summary.html").read_text()
+    assert "<svg" in page and "<script" not in page and "Left out: caring." in page
+    assert not (out / ".work").exists()
+    assert "already complete" in finish(job("train_emotion", "--input", comments, "--output", out, *TRAIN))
+
+
+def test_whole_dialogues_come_out_with_emotions(cluster, classifier, tmp_path):
+    out = tmp_path / "annotated"
+    words = ["--annotator", classifier[0] / "model", "--output", out, "--labelled", "replace"]
+    printed = finish(job("annotate", *words, submit=True))
+    assert "an --input for every other job" in printed and "labels of the input, recall@2" in printed
+    run = json.loads((out / "run.json").read_text())
+    table = pq.read_table(out / "emotions.parquet").to_pylist()
+    assert len(table) == run["rows"]["messages"] > 600 and run["rows"]["failed"] == 0
+    before = dialogues("sample")
+    after = dialogues(out)
+    by_id = {row["turn_id"]: row for row in table}
+    assert list(before) == list(after)
+    for name, dialogue in after.items():
+        assert [m["text"] for m in dialogue["messages"]] == [m["text"] for m in before[name]["messages"]]
+        for n, message in enumerate(dialogue["messages"]):
+            found = {e["label"]: e["prob"] for e in message["emotions"]}
+            expected = {e: by_id[f"{name}:{n}"][e] for e in EMOTIONS if by_id[f"{name}:{n}"][e] > 0.1}
+            assert found == pytest.approx(expected)
+    thanks = [row["grateful"] for row, m in zip(table, all_messages(after), strict=True) if "hank you" in m["text"]]
+    assert len(thanks) > 5 and np.mean(thanks) > 2 * np.mean([row["grateful"] for row in table])
+    # The next stage takes it, emotions and all.
+    (turn, *_) = [row.value for row in reading.read(reading.find(str(out)), max_message_chars=999, number_rows=False)]
+    assert turn["turn_id"] and any(message["emotions"] for message in turn["context"])
+    assert "already complete" in finish(job("annotate", *words))
+
+
+def test_labels_of_the_input_stay_and_bad_lines_are_set_aside(cluster, classifier, tmp_path):
+    source, out = tmp_path / "in.jsonl", tmp_path / "out"
+    messages = [
+        {"senderWorkerId": 1, "text": "I hate that", "emotion": {"surprise": 1.0}},
+        {"senderWorkerId": 2, "text": "Thank you for that"},
+    ]
+    lines = [json.dumps({"conversationId": "a", "initiatorWorkerId": 1, "messages": messages}), "{nonsense"]
+    source.write_text("\n".join(lines) + "\n")
+    words = ["--input", source, "--annotator", classifier[0] / "model", "--output", out]
+    printed = finish(job("annotate", *words), code=3)
+    assert "1 input lines in quarantine" in printed and "in.jsonl" in (out / "quarantine.jsonl").read_text()
+    first, second = dialogues(out)["a"]["messages"]
+    assert first["emotions"] == [{"label": "surprise", "prob": 1.0}]
+    assert second["emotions"][0]["label"] == "grateful"
+
+
+def test_an_llm_annotates_through_the_scoring_engine(cluster, tmp_path):
+    out = tmp_path / "out"
+    finish(job("annotate", "--annotator", "ecr-tiny-judge", "--limit", 2, "--output", out))
+    run = json.loads((out / "run.json").read_text())
+    table = pq.read_table(out / "emotions.parquet").to_pylist()
+    assert run["rows"]["dialogues"] == 2 and len(table) == run["rows"]["messages"]
+    assert all(0 <= row[emotion] <= 1 for row in table for emotion in EMOTIONS)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--input", "nowhere"], "there is no file or directory 'nowhere'"),
+        (["--annotator", "nobody"], "there is no classifier 'nobody'"),
+    ],
+)
+def test_annotation_says_what_is_wrong(cluster, words, said, tmp_path):
+    assert said in finish(job("annotate", *words, "--output", tmp_path / "out"), code=1)
+
+
+def dialogues(location):
+    rows = reading.read(reading.find(str(location), "dialogues"), max_message_chars=20_000, number_rows=False)
+    return {row.value["dialogue_id"]: row.value for row in rows}
+
+
+def all_messages(found):
+    return [message for dialogue in found.values() for message in dialogue["messages"]]
