@@ -2,8 +2,8 @@
 
 Between `<!-- NAME -->` and `<!-- /NAME -->` stands what `results/NAME.json` (a benchmark record, as a table) or
 `results/NAME.txt` (a command's output, as a block) says, between `<!-- metrics -->` the table of metrics, and between
-`<!-- ppo-sweep -->` what the bundled policy's runs gained, between `<!-- emotion -->` what the bundled classifier is
-worth; nothing there is typed by hand.
+`<!-- ppo-sweep -->` and `<!-- ppo-verifiable -->` what the bundled policy's runs gained, between `<!-- emotion -->`
+what the bundled classifier is worth; nothing there is typed by hand.
 """
 
 import json
@@ -38,6 +38,8 @@ def _shown(results: Path, name: str) -> str:
         return metrics.table()
     if name == "ppo-sweep":
         return ppo_card.table(tiny.HERE / "ecr-tiny-ppo")
+    if name == "ppo-verifiable":
+        return ppo_card.verifiable(tiny.HERE / "ecr-tiny-ppo")
     if name == "emotion":
         return emotion_card.summary(json.loads((tiny.HERE / "ecr-tiny-emotion" / "run.json").read_text()))
     if (results / f"{name}.txt").is_file():

@@ -9,6 +9,7 @@ from ecr_ray import pages
 from ecr_ray.models import ppo_measures
 
 PICTURE = "reward-kl.svg"
+VERIFIABLE = "verifiable.json"
 # Trivial: what needs no PPO.
 PEERS = (ppo_measures.BEFORE, ppo_measures.BEST, ppo_measures.PEOPLE)
 
@@ -47,6 +48,27 @@ def _line(run: Mapping[str, Any]) -> str:
         f"| {run['config']['beta']:g} | {before:.3f} | {after:.3f} "
         f"| {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f}) "
         f"| {kl['value']:.2f} ({kl['low']:.2f}–{kl['high']:.2f}) | {gain['n']} of {gain['dialogues']} dialogues |"
+    )
+
+
+def verifiable(directory: Path) -> str:
+    """What anybody can check: a run for answers that end with a question mark, as a Markdown table."""
+    run = json.loads((directory / VERIFIABLE).read_text())
+    found = run["result"]
+    before, after = (found[key]["opinion"] for key in ("held_out_before", "held_out_kept"))
+    gain, kl = found["gain"]["opinion"], found["kl"]
+    minutes = run["timings_s"]["train"] / 60
+    return "\n".join(
+        [
+            "| answers that end with a question mark | before | after | gain (95 %) | KL, nats an answer "
+            "| steps | minutes |",
+            "|---|---|---|---|---|---|---|",
+            f"| held-out questions: {gain['n']} of {gain['dialogues']} dialogues | {before:.3f} | {after:.3f} "
+            f"| {gain['value']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f}) "
+            f"| {kl['value']:.2f} ({kl['low']:.2f}–{kl['high']:.2f}) | {found['steps']} | {minutes:.1f} |",
+            "",
+            f"`python {' '.join(run['command'])}`, seed {run['seed']}, {run['hardware']['cores']} cores.",
+        ]
     )
 
 
