@@ -129,7 +129,7 @@ def _from_redial() -> Iterator[Film]:
     if not (folder / "movie_facts.json").is_file():
         raise InputError("--knowledge redial needs ECR_DATA_DIR, the directory that holds redial_kg/movie_facts.json")
     content = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in folder.glob("*.json")}
-    names = {number: _uri_name(uri) for uri, number in content["entity2id"].items()}
+    names = {number: uri_name(uri) for uri, number in content["entity2id"].items()}
     relations = {
         number: GRAPH_RELATIONS.get(uri.strip("<>").rpartition("/")[2])
         for uri, number in content["relation2id"].items()
@@ -143,7 +143,7 @@ def _from_redial() -> Iterator[Film]:
         yield Film(film.movie_id, film.name, film.year, tuple(reversed(facts.values())))
 
 
-def _uri_name(uri: str) -> str:
+def uri_name(uri: str) -> str:
     """`<http://dbpedia.org/resource/Angela_Bassett_(actor)>` → `Angela Bassett`."""
     name = unquote(uri.strip("<>").rpartition("/resource/")[2]).replace("_", " ")
     return re.sub(r"\s*\([^)]*\)$", "", name)

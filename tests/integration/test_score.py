@@ -274,7 +274,7 @@ def test_failures_are_written_apart_counted_and_fail_the_job(cluster, tmp_path):
 
     # Accepting the failure goes on with that one row alone, and completes the artifact.
     printed, _ = finish(
-        score("--input", file, "--output", out, "--max-model-len", "400", "--max-failure-rate", "0.05"), 3
+        score("--input", file, "--output", out, "--max-model-len", 400, "--max-failure-rate", 0.05, "--retries", 0), 3
     )
     assert "going on with the unfinished run" in printed
     run = json.loads((out / "run.json").read_text())

@@ -31,7 +31,7 @@ cpus_per_engine = 3   # of a node's four: one engine a node
 def test_scoring_over_three_nodes_is_started_over_and_ends_with_every_row_once(bench):
     config, out = bench.directory / "engines.toml", bench.directory / "score"
     config.write_text(ENGINES)
-    write_turns(bench.directory / "turns.jsonl", 4000)
+    write_turns(bench.directory / "turns.jsonl", 2500)
     # Relative, as one types it; the workers' working directory is another.
     words = ["--config", config.name, "--input", "turns.jsonl", "--output", out.name, "--batch-size", "64"]
     env = {"ECR_CACHE_DIR": str(bench.directory / "cache")}  # where all nodes see the model
@@ -49,17 +49,17 @@ def test_scoring_over_three_nodes_is_started_over_and_ends_with_every_row_once(b
     bench.slurm.command("scancel", "--batch", "--signal=USR1", job)
     bench.wait_for(job, "SLURM is asked to start the job over", 90)
     at_stop = parts()
-    assert 0 < at_stop < 4000 / 64
+    assert 0 < at_stop < 2500 / 64
     assert bench.finish(job, 300) == ("COMPLETED", 0), bench.output(job)
     output = bench.output(job)
     assert bench.slurm.job(job)["Restarts"] == "1"
     assert "stopped before the time limit; the same command goes on from here" in output
     assert f"run {job}.1: Ray on 3 node(s)" in output
     assert "going on with the unfinished run in score" in output
-    assert "4,000 turns, 4,000 scores, 0 failed" in output
+    assert "2,500 turns, 2,500 scores, 0 failed" in output
     assert "could not be told" not in output
     ids = pq.read_table(out / "scores.parquet")["turn_id"].to_pylist()
-    assert sorted(ids) == sorted(turn(n)["turn_id"] for n in range(4000))
+    assert sorted(ids) == sorted(turn(n)["turn_id"] for n in range(2500))
     bench.assert_clean()
 
 

@@ -47,8 +47,8 @@ def curve(folder: Path) -> list[dict]:
 
 def test_it_learns_what_can_be_checked(tmp_path):
     settings = replace(
-        SMALL, limit=None, steps=30, batch=32, minibatch=32, micro_batch=32, epochs=2, learning_rate=3e-3, beta=0.0,
-        eval_prompts=32, eval_every=30,
+        SMALL, limit=None, steps=16, batch=32, minibatch=16, micro_batch=16, epochs=2, learning_rate=3e-3, beta=0.0,
+        eval_prompts=32, eval_every=16, max_new_tokens=12,
     )  # fmt: skip
     start(job(tmp_path, settings))
     rows = curve(tmp_path)
