@@ -131,10 +131,13 @@ class SftConfig:
     valid_input: str | None = None
     """Dialogues to validate on, in the same forms; by default --valid-share of the input, whole dialogues."""
     reviews: str = "sample"
-    """ecr: `sample` (embedded) or a .jsonl or .csv file with title, content, rating and movie."""
+    """ecr, grounded: `sample` (embedded) or a .jsonl or .csv file with title, content, rating and movie."""
     knowledge: str = "sample"
-    """ecr: `sample` (the embedded films), `redial` (the DBpedia graph in ECR_DATA_DIR/redial_kg), or a .json file of
-    films in the sample's form."""
+    """ecr, grounded: `sample` (the embedded films), `redial` (the DBpedia graph in ECR_DATA_DIR/redial_kg), or a .json
+    file of films in the sample's form."""
+    grounded: bool = False
+    """dialogue: tell in the prompt which film the reply names, what the seeker feels (where the input is annotated),
+    facts of the film from --knowledge, and a sentence of a review from --reviews."""
     valid_share: float = 0.05
     """Share of dialogues, and of films with all their reviews, that is held out."""
     base: str = "tiny:0"
@@ -520,6 +523,16 @@ class PpoConfig:
     """The same for every title that is not in the catalogue."""
     repetition_cost: float = 1.0
     """The same times the share of three-word sequences that an answer has said before."""
+    grounded: bool = False
+    """Tell in the prompt which film to name (the one of the human's turn), what the seeker feels (where the input is
+    annotated), and what --knowledge and --reviews say of it. Use it with a policy that was fine-tuned so."""
+    knowledge: str = "sample"
+    """grounded: `sample` (the embedded films), `redial` (the DBpedia graph in ECR_DATA_DIR/redial_kg), or a .json file
+    of films in the sample's form."""
+    reviews: str = "sample"
+    """grounded: `sample` (embedded), none, or a .jsonl or .csv file with title, content, rating and movie."""
+    missing_film_cost: float = 1.0
+    """grounded: the same for an answer that does not name the film."""
     titles: str = "none"
     """The catalogue: `sample` (the embedded films), `redial` (below ECR_DATA_DIR), a .json file of films, or none."""
     beta: float = 0.05

@@ -127,17 +127,46 @@ def judge_messages(
     return [{"role": "user", "content": f"{instructions}\n\n{question}"}]
 
 
-def policy_messages(context: Sequence[Mapping[str, str]], *, system_role: bool = True) -> list[dict[str, str]]:
+@dataclass(frozen=True)
+class Grounding:
+    """What a reply is to be made of."""
+
+    film: str
+    emotions: tuple[str, ...] = ()
+    """What the seeker feels."""
+    facts: tuple[str, ...] = ()
+    review: str = ""
+    """A sentence of somebody who saw the film."""
+
+
+def policy_system(grounding: Grounding | None = None) -> str:
+    """What a policy is told first; with a grounding, what to recommend and what to say of it."""
+    if grounding is None:
+        return POLICY_SYSTEM
+    lines = [POLICY_SYSTEM, f"Film: {grounding.film}"]
+    if grounding.emotions:
+        lines.append(f"Feelings: {', '.join(grounding.emotions)}")
+    if grounding.facts:
+        lines.append(f"Knowledge: {'; '.join(grounding.facts)}")
+    if grounding.review:
+        lines.append(f"Somebody who saw it: {grounding.review}")
+    return "\n".join(lines)
+
+
+def policy_messages(
+    context: Sequence[Mapping[str, str]], *, grounding: Grounding | None = None, system_role: bool = True
+) -> list[dict[str, str]]:
     """A dialogue (`role` seeker or recommender, `text`; speakers in turn) as the chat that a policy continues.
 
     `system_role=False` puts the instructions before the seeker's first message, for templates that refuse the role.
     """
+    system = policy_system(grounding)
     chat = [{"role": "user" if m["role"] == "seeker" else "assistant", "content": m["text"]} for m in context]
     if not chat or chat[0]["role"] == "assistant":
         chat.insert(0, {"role": "user", "content": SEEKER_JOINS})
     if system_role:
-        return [{"role": "system", "content": POLICY_SYSTEM}, *chat]
-    return [{"role": "user", "content": f"{POLICY_SYSTEM}\n\n{chat[0]['content']}"}, *chat[1:]]
+        return [{"role": "system", "content": system}, *chat]
+    return [{"role": "user", "content": f"{system}\n\n{chat[0]['content']}"}, *chat[1:]]
 
 
 # How an emotional answer about a film may begin.

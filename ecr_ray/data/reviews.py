@@ -69,6 +69,11 @@ def read(location: str) -> Iterator[Review | Rejected]:
         yield value if isinstance(value, Rejected) else _parse(value, location, number, raw)
 
 
+def first_sentence(text: str) -> str:
+    """A text's first sentence, on one line."""
+    return " ".join(_SENTENCE_END.split(text.strip(), maxsplit=1)[0].split())
+
+
 def find(location: str) -> str:
     """The file that `--reviews` names.
 

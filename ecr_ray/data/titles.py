@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ecr_ray.data import knowledge, reading, redial
@@ -20,12 +20,29 @@ class Titles:
 
     def named(self, text: str) -> list[bool]:
         """For everything written as a title with its year: whether there is such a film."""
-        found = []
-        for year in _YEAR.finditer(text):
-            words = text[: year.start()].split()[-_LONGEST:]
-            endings = (knowledge.normal(" ".join([*words[-k:], year[1]])) for k in range(1, len(words) + 1))
-            found.append(any(ending in self._known for ending in endings))
-        return found
+        return [any(ending in self._known for ending in endings) for endings in _endings(text)]
+
+    def invented(self, text: str, said: Iterable[str]) -> list[str]:
+        """What is written as a title with its year, and is no film: its last word and year, normal.
+
+        Args:
+            said: texts of others; what stands there was not invented here.
+        """
+        theirs = {endings[0] for other in said for endings in _endings(other)}
+        return [
+            endings[0]
+            for endings in _endings(text)
+            if not any(ending in self._known for ending in endings) and endings[0] not in theirs
+        ]
+
+
+def _endings(text: str) -> Iterator[list[str]]:
+    """For every year in brackets what may be the title before it, from the last word alone to the longest."""
+    for year in _YEAR.finditer(text):
+        words = text[: year.start()].split()[-_LONGEST:]
+        endings = [knowledge.normal(" ".join([*words[-k:], year[1]])) for k in range(1, len(words) + 1)]
+        # A year with nothing before it is no film's name.
+        yield endings or [year[0]]
 
 
 def load(location: str) -> Titles:

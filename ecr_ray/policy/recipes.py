@@ -17,13 +17,19 @@ from ecr_ray.data import reading, redial
 from ecr_ray.data.retrieval import Retriever
 from ecr_ray.data.reviews import Review
 from ecr_ray.data.splits import held_out
+from ecr_ray.policy.grounding import Ground
 from ecr_ray.policy.tokens import Example
 
 RECIPES = ("dialogue", "ecr", "judge")
 
 
 def dialogue_examples(
-    rows: Iterable[reading.Row], *, system_role: bool, valid_share: float, split: str | None = None
+    rows: Iterable[reading.Row],
+    *,
+    system_role: bool,
+    valid_share: float,
+    split: str | None = None,
+    ground: Ground | None = None,
 ) -> Iterator[Example]:
     """Dialogues (every answer is learnt) or turns (only the response is) as conversations.
 
@@ -33,7 +39,11 @@ def dialogue_examples(
         valid_share: of the dialogues held out, where the rows do not say so themselves.
         split: the split that all of them belong to; None has the rows or their dialogue's id decide. Rows of the
             split `test` are left out.
+        ground: gives a turn what its reply is to be made of. Every turn is an example of its own then, because each
+            has its own instructions.
     """
+    if ground is not None:
+        rows = _turns(rows)
     for row in rows:
         if row.kind == "dialogue":
             context, dialogue_id, only_last = (
@@ -50,8 +60,15 @@ def dialogue_examples(
         if split is None and own == "test":
             continue
         chosen = split or ("valid" if own == "valid" or held_out(dialogue_id, valid_share) else "train")
-        messages = tuple(prompts.policy_messages(context, system_role=system_role))
+        grounding = ground(row.value) if ground is not None else None
+        messages = tuple(prompts.policy_messages(context, grounding=grounding, system_role=system_role))
         yield Example(row.value.get("turn_id", dialogue_id), chosen, messages, only_last)
+
+
+def _turns(rows: Iterable[reading.Row]) -> Iterator[reading.Row]:
+    for row in rows:
+        turns = redial.to_turns(row.value) if row.kind == "dialogue" else [row.value]
+        yield from (reading.Row("turn", turn) for turn in turns)
 
 
 def review_examples(

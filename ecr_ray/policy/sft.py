@@ -18,7 +18,7 @@ from ecr_ray import prompts, runs, storage, training
 from ecr_ray.config import ConfigError, SftConfig, nearest
 from ecr_ray.data import knowledge, ratings, reading, retrieval, reviews
 from ecr_ray.models import tiny
-from ecr_ray.policy import judging, recipes, sft_report, sft_worker, templates, tokens, weights
+from ecr_ray.policy import grounding, judging, recipes, sft_report, sft_worker, templates, tokens, weights
 from ecr_ray.records import RunRecord
 
 # What decides how fast the weights come, not which.
@@ -107,7 +107,7 @@ def _digests(settings: SftConfig) -> list[dict[str, Any]]:
     files: list[str] = []
     if "dialogue" in settings.recipes:
         files += [file for location in _inputs(settings) for file in reading.find(location).files]
-    if "ecr" in settings.recipes:
+    if "ecr" in settings.recipes or settings.grounded:
         files.append(reviews.find(settings.reviews))
         # `sample` and `redial` are no files of the user's.
         files += [settings.knowledge] if Path(settings.knowledge).is_file() else []
@@ -153,14 +153,22 @@ def _examples(settings: SftConfig, system_role: bool, unused: "Unused") -> Itera
     if "dialogue" in settings.recipes:
         # With a file of its own to validate on, nothing of the input is held out.
         share = 0.0 if settings.valid_input else settings.valid_share
+        ground = _grounder(settings).of_turn if settings.grounded else None
         for location in _inputs(settings):
             split = None if not settings.valid_input else "train" if location == settings.input else "valid"
             rows = _accepted(settings, location, unused)
-            yield from recipes.dialogue_examples(rows, system_role=system_role, valid_share=share, split=split)
+            yield from recipes.dialogue_examples(
+                rows, system_role=system_role, valid_share=share, split=split, ground=ground
+            )
     if "ecr" in settings.recipes:
         yield from _review_examples(settings, system_role, unused)
     if "judge" in settings.recipes:
         yield from judging.examples(ratings.rated_turns(), settings.seed, settings.valid_share)
+
+
+def _grounder(settings: SftConfig) -> grounding.Grounder:
+    limits = retrieval.Limits(settings.knowledge_triples, settings.knowledge_entities, settings.related_min_count)
+    return grounding.load(settings.knowledge, settings.reviews, limits, settings.seed)
 
 
 def _review_examples(settings: SftConfig, system_role: bool, unused: "Unused") -> Iterator[tokens.Example]:

@@ -198,7 +198,8 @@ class Loop:
     def _reward(self, asked: Sequence[Question], answers: Answers) -> Rewarded:
         texts = self._decoded(answers)
         ended = [sample.ended for sample in answers.samples]
-        return self.rewarder([question.context for question in asked], texts, ended)
+        films = [question.film for question in asked] if self.settings.grounded else None
+        return self.rewarder([question.context for question in asked], texts, ended, films)
 
     def _decoded(self, answers: Answers) -> list[str]:
         ids = [sample.ids for sample in answers.samples]

@@ -10,6 +10,7 @@ import numpy as np
 from ecr_ray import prompts
 from ecr_ray.data import reading, redial
 from ecr_ray.data.splits import held_out
+from ecr_ray.policy.grounding import Ground
 
 NO_SEEKER = "the seeker has not said anything yet"
 TOO_LONG = "its last message alone is longer than --max-prompt"
@@ -27,6 +28,8 @@ class Question:
     """Token ids of the prompt."""
     response: str
     """What the human recommender said."""
+    film: str = ""
+    """That the answer is told to name; empty: none."""
 
     def as_row(self) -> dict[str, Any]:
         """For a Parquet file."""
@@ -34,7 +37,12 @@ class Question:
 
 
 def ask(
-    rows: Iterable[reading.Row], tokenizer: Any, max_prompt: int, left_out: Counter[str], limit: int | None = None
+    rows: Iterable[reading.Row],
+    tokenizer: Any,
+    max_prompt: int,
+    left_out: Counter[str],
+    limit: int | None = None,
+    ground: Ground | None = None,
 ) -> list[Question]:
     """Every turn after at least one message of the seeker as a question.
 
@@ -44,6 +52,7 @@ def ask(
         max_prompt: tokens; older messages are left out to fit, the last one never.
         left_out: counts the turns that could not be used, by reason.
         limit: stop after so many.
+        ground: gives a turn what its answer is to be made of.
     """
     system_role = prompts.accepts_system_role(tokenizer)
     found: list[Question] = []
@@ -54,22 +63,29 @@ def ask(
             if not any(message["role"] == "seeker" for message in context):
                 left_out[NO_SEEKER] += 1
                 continue
-            ids = encode(context, tokenizer, max_prompt, system_role=system_role)
+            grounding = ground(turn) if ground is not None else None
+            ids = encode(context, tokenizer, max_prompt, system_role=system_role, grounding=grounding)
             if ids is None:
                 left_out[TOO_LONG] += 1
                 continue
-            found.append(Question(turn["turn_id"], turn["dialogue_id"], context, ids, turn["response"]))
+            film = grounding.film if grounding is not None else ""
+            found.append(Question(turn["turn_id"], turn["dialogue_id"], context, ids, turn["response"], film))
             if limit is not None and len(found) == limit:
                 return found
     return found
 
 
 def encode(
-    context: Sequence[dict[str, str]], tokenizer: Any, max_prompt: int, *, system_role: bool
+    context: Sequence[dict[str, str]],
+    tokenizer: Any,
+    max_prompt: int,
+    *,
+    system_role: bool,
+    grounding: prompts.Grounding | None = None,
 ) -> list[int] | None:
     """The prompt of a dialogue in at most `max_prompt` tokens, its oldest messages left out; None: it cannot be."""
     for begin in range(len(context)):
-        chat = prompts.policy_messages(context[begin:], system_role=system_role)
+        chat = prompts.policy_messages(context[begin:], grounding=grounding, system_role=system_role)
         ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
         if len(ids) <= max_prompt:
             return list(ids)

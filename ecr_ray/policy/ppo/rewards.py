@@ -15,11 +15,12 @@ import numpy as np
 from ecr_ray.data.titles import Titles
 from ecr_ray.encoders.predict import Predictions
 from ecr_ray.errors import UserError
+from ecr_ray.policy import grounding
 
 Messages = Sequence[Mapping[str, str]]
 # (dialogues, responses) → a number each.
 Reward = Callable[[Sequence[Messages], Sequence[str]], Sequence[float]]
-NO_END, UNKNOWN_TITLE, REPETITION = "no_end", "unknown_title", "repetition"
+NO_END, UNKNOWN_TITLE, REPETITION, MISSING_FILM = "no_end", "unknown_title", "repetition", "missing_film"
 # Of a response that is longer than the critic reads.
 CUT_WORDS = 24
 
@@ -71,10 +72,19 @@ def check_heads(heads: Sequence[str], weights: Mapping[str, float]) -> None:
         )
 
 
-def faults(responses: Sequence[str], ended: Sequence[bool], titles: Titles | None) -> dict[str, np.ndarray]:
-    """What is wrong with each response, (N,) each: no end (0 or 1), titles that do not exist, share of repetition."""
+def faults(
+    responses: Sequence[str], ended: Sequence[bool], titles: Titles | None, films: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+    """What is wrong with each response, (N,) each: no end (0 or 1), titles that do not exist, share of repetition.
+
+    And, where responses were told to name `films` (empty: none), whether they do not (0 or 1).
+    """
     named = [titles.named(text) if titles else [] for text in responses]
-    return {
+    missing = {}
+    if films is not None:
+        pairs = zip(responses, films, strict=True)
+        missing = {MISSING_FILM: np.array([float(bool(f) and not grounding.names(text, f)) for text, f in pairs])}
+    return missing | {
         NO_END: 1.0 - np.array(ended, dtype=float),
         UNKNOWN_TITLE: np.array([float(len(known) - sum(known)) for known in named]),
         REPETITION: np.array([repeated(text) for text in responses]),
@@ -112,12 +122,18 @@ class Rewarder:
     ) -> None:
         self._opinion, self._titles, self._costs, self.scale = opinion, titles, costs, scale
 
-    def __call__(self, dialogues: Sequence[Messages], responses: Sequence[str], ended: Sequence[bool]) -> "Rewarded":
+    def __call__(
+        self,
+        dialogues: Sequence[Messages],
+        responses: Sequence[str],
+        ended: Sequence[bool],
+        films: Sequence[str] | None = None,
+    ) -> "Rewarded":
         """Every answer's worth. The first call's opinions fix the scale, if nothing has."""
         raw_N = np.asarray(self._opinion(dialogues, responses), dtype=np.float64)
         if raw_N.shape != (len(responses),):
             raise RewardError(f"the reward function gave {raw_N.shape} numbers for {len(responses)} responses")
-        found = faults(responses, ended, self._titles)
+        found = faults(responses, ended, self._titles, films)
         checked_N = total(raw_N, {}, {})
         if self.scale is None:
             self.scale = Scale.of(checked_N)

@@ -17,12 +17,12 @@ from typing import Any
 
 from ecr_ray import runs, storage, training
 from ecr_ray.config import ConfigError, PpoConfig
-from ecr_ray.data import reading, titles
+from ecr_ray.data import reading, retrieval, reviews, titles
 from ecr_ray.data.reading import InputError
 from ecr_ray.encoders import model, predict
 from ecr_ray.errors import UserError
 from ecr_ray.models import tiny
-from ecr_ray.policy import weights
+from ecr_ray.policy import grounding, weights
 from ecr_ray.policy.ppo import checkpoints, questions, report, rewards, worker
 from ecr_ray.policy.rollouts import Pool
 from ecr_ray.records import RunRecord
@@ -102,6 +102,9 @@ def fingerprint(settings: PpoConfig) -> dict[str, Any]:
 def _digests(settings: PpoConfig) -> list[dict[str, Any]]:
     locations = [settings.input] + ([settings.valid_input] if settings.valid_input else [])
     files = [file for location in locations for file in reading.find(location).files]
+    if settings.grounded:
+        files += [settings.knowledge] if Path(settings.knowledge).is_file() else []
+        files += [] if settings.reviews == "none" else [reviews.find(settings.reviews)]
     if settings.reward == "critic":
         files.append(str(model.find(settings.critic) / model.WEIGHTS))
     return [storage.digest(file) for file in files]
@@ -135,9 +138,13 @@ def prepare(settings: PpoConfig, tokenizer: Any, work: Path) -> None:
     left_out: Counter[str] = Counter()
     rejected: list[reading.Rejected] = []
 
+    ground = None
+    if settings.grounded:
+        ground = grounding.load(settings.knowledge, settings.reviews, retrieval.Limits(), settings.seed).of_turn
+
     def asked(location: str, limit: int | None = None) -> list[questions.Question]:
         rows = _accepted(settings, location, rejected)
-        return questions.ask(rows, tokenizer, settings.max_prompt, left_out, limit)
+        return questions.ask(rows, tokenizer, settings.max_prompt, left_out, limit, ground)
 
     learn, held_out = asked(settings.input, settings.limit), []
     if settings.valid_input:

@@ -27,7 +27,7 @@ from ecr_ray.policy.ppo.learner import Learner
 from ecr_ray.policy.ppo.loop import Asked, Hooks, Loop
 from ecr_ray.policy.ppo.networks import LoraShape
 from ecr_ray.policy.ppo.questions import Question
-from ecr_ray.policy.ppo.rewards import NO_END, REPETITION, UNKNOWN_TITLE, Rewarded, Rewarder
+from ecr_ray.policy.ppo.rewards import MISSING_FILM, NO_END, REPETITION, UNKNOWN_TITLE, Rewarded, Rewarder
 from ecr_ray.policy.rollouts import Rollouts
 
 CURVE, SAMPLES, BEST, DONE, FAILED = "curve.jsonl", "samples", "best", "done.json", "failed.json"
@@ -147,6 +147,7 @@ def make_rewarder(settings: PpoConfig, opinion: rewards.Reward) -> Rewarder:
         NO_END: settings.no_end_cost,
         UNKNOWN_TITLE: settings.unknown_title_cost,
         REPETITION: settings.repetition_cost,
+        MISSING_FILM: settings.missing_film_cost,
     }
     catalogue = None if settings.titles == "none" else titles.load(settings.titles)
     return Rewarder(opinion, catalogue, costs)
@@ -286,6 +287,7 @@ def write_questions(path: Path, asked: list[Question]) -> None:
             ("context", pa.list_(pa.struct([("role", pa.string()), ("text", pa.string())]))),
             ("ids", pa.list_(pa.int32())),
             ("response", pa.string()),
+            ("film", pa.string()),
         ]
     )
     storage.write_parquet(path, pa.Table.from_pylist([q.as_row() for q in asked], schema=schema))

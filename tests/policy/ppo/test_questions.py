@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ecr_ray.data.reading import Row
 from ecr_ray.policy import weights
 from ecr_ray.policy.ppo import questions
+from ecr_ray.prompts import Grounding
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +62,14 @@ def test_every_question_is_asked_once_before_any_is_asked_again(count, batch, se
     order = np.concatenate([questions.of_step(count, batch, step, seed) for step in range(1, steps + 1)])
     for epoch in range(len(order) // count):
         assert sorted(order[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+def test_grounded_questions_say_which_film_to_name(tokenizer):
+    def ground(turn):
+        return Grounding("Ronin (1998)", ("like",)) if "Ronin" in turn["response"] else None
+
+    rows = [dialogue(1, "Hi!", "I like Heat.", "Try Ronin.", "More!", "No.")]
+    first, second = questions.ask(rows, tokenizer, 160, Counter(), ground=ground)
+    assert (first.film, second.film) == ("Ronin (1998)", "")
+    assert "Film: Ronin (1998)\nFeelings: like" in tokenizer.decode(first.ids)
+    assert "Film:" not in tokenizer.decode(second.ids)

@@ -36,6 +36,9 @@ def test_faults():
     # Six trigrams, two different ones.
     assert found[rewards.REPETITION].tolist() == pytest.approx([0, 4 / 6, 0])
     assert rewards.faults(texts, [True] * 3, None)[rewards.UNKNOWN_TITLE].tolist() == [0, 0, 0]
+    assert rewards.MISSING_FILM not in found
+    told = rewards.faults(["See heat!", "Hm.", "Hm."], [True] * 3, None, ["Heat (1995)", "Heat (1995)", ""])
+    assert told[rewards.MISSING_FILM].tolist() == [0, 1, 0]
 
 
 def test_what_it_comes_to():
