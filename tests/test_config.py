@@ -71,11 +71,12 @@ def test_configs_are_frozen():
         load().seed = 3
 
 
-@pytest.mark.parametrize("job", ["prepare", "score"])
+@pytest.mark.parametrize("job", ["prepare", "score", "annotate", "train_emotion"])
 def test_help_teaches_every_setting(job):
     done = subprocess.run([sys.executable, f"jobs/{job}.py", "--help"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0
-    cls = {"prepare": config.PrepareConfig, "score": ScoreConfig}[job]
+    stages = {"prepare": config.PrepareConfig, "score": ScoreConfig}
+    cls = (stages | {"annotate": config.AnnotateConfig, "train_emotion": config.EmotionConfig})[job]
     for field in dataclasses.fields(cls):
         assert f"--{field.name.replace('_', '-')}" in done.stdout
     assert "Exit code 0" in done.stdout

@@ -56,7 +56,7 @@ def build(shape: Shape) -> "torch.nn.Module":
 
         def __init__(self) -> None:
             super().__init__()
-            self.encoder = _encoder(AutoModel, shape.encoder)
+            self.encoder = load_encoder(AutoModel, shape.encoder)
             if shape.lora_r:
                 _add_adapters(self.encoder, shape.lora_r)
             width = self.encoder.config.hidden_size
@@ -81,7 +81,12 @@ def example(device: "torch.device") -> tuple["torch.Tensor", "torch.Tensor"]:
     return ids, torch.ones_like(ids)
 
 
-def _encoder(auto: Any, name: str) -> Any:
+def load_encoder(auto: Any, name: str) -> Any:
+    """The encoder without its pooler.
+
+    Raises:
+        EncoderError: it cannot be loaded.
+    """
     from transformers.utils import logging
 
     level = logging.get_verbosity()

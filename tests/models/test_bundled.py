@@ -10,7 +10,8 @@ from ecr_ray.models.measure import RECORD
 
 BUNDLED = [name for name in tiny.BUNDLED if (tiny.HERE / name).is_dir()]
 ADAPTERS = [name for name in tiny.ADAPTERS if (tiny.HERE / name).is_dir()]
-CRITICS = [n for n in cards.TEXTS if n not in tiny.BUNDLED + tiny.ADAPTERS and (tiny.HERE / n).is_dir()]
+OTHERS = (*tiny.BUNDLED, *tiny.ADAPTERS, "ecr-tiny-emotion")
+CRITICS = [n for n in cards.TEXTS if n not in OTHERS and (tiny.HERE / n).is_dir()]
 
 
 def size(*names):
@@ -69,6 +70,31 @@ def test_a_critic_is_loaded_by_its_name_and_tells_turns_apart(name):
     weights = storage.digest(tiny.HERE / name / "model.safetensors")["sha256"]
     assert weights in [file["sha256"] for file in run["model"]]
     assert (tiny.HERE / name / "README.md").read_text(encoding="utf-8") == cards.card(name, tiny.HERE / name)
+
+
+def test_the_emotion_classifier_reads_plain_feelings_and_its_card_says_what_its_record_says():
+    from ecr_ray.encoders import predict
+    from ecr_ray.records import EMOTIONS
+
+    directory = tiny.HERE / "ecr-tiny-emotion"
+    assert size("ecr-tiny-emotion") <= 5e6
+    said = {
+        "Thank you so much, that is very kind": "grateful",
+        "I love that movie!": "like",
+        "What is it about? Who is in it?": "curious",
+        "That was awful, I hated every minute": "negative",
+        "Haha that is so funny, great fun": "happy",
+        "Wow, I did not expect that!": "surprise",
+        "I watched it with my grandpa when I was little, such sweet memories": "nostalgia",
+    }
+    local = predict.Local("ecr-tiny-emotion")
+    found = local.predict_ids(local.reader.encode_alone(list(said))).mean_NK
+    assert [EMOTIONS[k] for k in found.argmax(1)] == list(said.values())
+    run = json.loads((directory / "run.json").read_text())
+    assert run["stage"] == "emotion" and tuple(run["emotions"]) == local.shape.heads
+    weights = storage.digest(directory / "model.safetensors")["sha256"]
+    assert weights in [file["sha256"] for file in run["model"]]
+    assert (directory / "README.md").read_text(encoding="utf-8") == cards.card("ecr-tiny-emotion", directory)
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
