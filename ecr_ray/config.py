@@ -474,6 +474,84 @@ class AnnotateConfig:
 
 
 @dataclass(frozen=True)
+class RecommenderConfig:
+    """Train a recommender: who named which films, with what feeling, in what words -> a ranking of the catalogue.
+
+    Ray Train workers; sentences become vectors by Ray actors once. Beside it stand popularity, neighbours, EASE and
+    text similarity. Run it again after any crash with the same arguments: it goes on from its last checkpoint.
+    Exit code 0: done; 1: cannot run as asked; 3: done, but some input lines are in quarantine.
+    """
+
+    profile: str = "tiny"
+    """Set of defaults: tiny (laptop, bundled models), node (one GPU host), cluster, or a path to a .toml."""
+    config: str | None = None
+    """A .toml file whose [recommender] table overrides the profile."""
+    input: str = "sample"
+    """Dialogues: `sample` (embedded), `redial:train|valid|test` (below ECR_DATA_DIR), or a path or URI of whole
+    dialogues; what jobs/annotate.py wrote has emotions."""
+    valid_input: str | None = None
+    """Dialogues to choose the weights by, in the same forms; by default those of the split `valid`, or --valid-share."""
+    test_input: str | None = None
+    """Dialogues to measure on, once, at the end; by default those of the split `test`."""
+    valid_share: float = 0.1
+    """Share of dialogues held out where the input has no split `valid`."""
+    catalogue: str = "sample"
+    """What can be recommended: `sample` (the embedded films), `redial` (with the DBpedia graph in
+    ECR_DATA_DIR/redial_kg), or a .csv, .parquet or .json file of your own."""
+    output: str = "runs/recommender"
+    """Directory of the artifact, shared by all nodes: model/, curve.parquet, measures.parquet, summary.html, run.json."""
+    encoder: str = "minilm"
+    """What turns sentences into vectors: `minilm` (comes as a package), a directory, or a hub id."""
+    max_length: int = 64
+    """Tokens that are read of a speaker's turn; of a longer one its end."""
+    width: int = 128
+    """Of the items' vectors."""
+    dropout: float = 0.3
+    without: tuple[str, ...] = ()
+    """Parts that are left out: emotions, graph, text, co-occurrence, repetition, weights (of feedback)."""
+    ridge: float = 200.0
+    """Of EASE, which says what is named together."""
+    epochs: float = 8.0
+    max_steps: int | None = None
+    """Stop after this many steps, whatever --epochs says."""
+    batch: int = 128
+    """Turns a step, over all workers."""
+    micro_batch: int = 128
+    """Turns that a worker computes at once."""
+    learning_rate: float = 1e-3
+    warmup_share: float = 0.06
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    workers: int = 1
+    cpus_per_worker: float = 1.0
+    threads_per_worker: int | None = None
+    """Threads of a CPU worker; by default the machine's cores shared among the workers."""
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    zero_stage: Literal[0, 1, 2] = 0
+    """What DeepSpeed shares among the workers: 1 optimizer, 2 and gradients; 0: no DeepSpeed."""
+    embedders: int = 1
+    """Actors that turn sentences into vectors in parallel."""
+    eval_every: int = 100
+    """Steps between two looks at the held-out turns; the weights with the lowest loss are the result."""
+    patience: int = 0
+    """Stop when so many looks in a row brought nothing better; 0: never."""
+    save_every: int = 200
+    """Steps between two checkpoints; a crash costs at most so many."""
+    log_every: int = 20
+    max_failures: int = 3
+    """Deaths of workers after which the run gives up."""
+    bootstrap: int = 1000
+    """Resamples of dialogues behind every interval."""
+    limit: int | None = None
+    """Learn from only this many dialogues."""
+    seed: int = 0
+    max_message_chars: int = 20_000
+    """A dialogue with a longer message is put into quarantine."""
+    overwrite: bool = False
+    """Replace an artifact that was made with other settings."""
+
+
+@dataclass(frozen=True)
 class PpoConfig:
     """Reinforce a policy with PPO against a critic, and prove that it learns.
 
