@@ -490,7 +490,7 @@ class RecommenderConfig:
     """Dialogues: `sample` (embedded), `redial:train|valid|test` (below ECR_DATA_DIR), or a path or URI of whole
     dialogues; what jobs/annotate.py wrote has emotions."""
     valid_input: str | None = None
-    """Dialogues to choose the weights by, in the same forms; by default those of the split `valid`, or --valid-share."""
+    """Dialogues to choose the weights by, in the same forms; by default the split `valid`, or --valid-share."""
     test_input: str | None = None
     """Dialogues to measure on, once, at the end; by default those of the split `test`."""
     valid_share: float = 0.1
@@ -499,7 +499,7 @@ class RecommenderConfig:
     """What can be recommended: `sample` (the embedded films), `redial` (with the DBpedia graph in
     ECR_DATA_DIR/redial_kg), or a .csv, .parquet or .json file of your own."""
     output: str = "runs/recommender"
-    """Directory of the artifact, shared by all nodes: model/, curve.parquet, measures.parquet, summary.html, run.json."""
+    """Directory of the artifact, shared by all nodes: model/, curve.parquet, ranks.parquet, summary.html, run.json."""
     encoder: str = "minilm"
     """What turns sentences into vectors: `minilm` (comes as a package), a directory, or a hub id."""
     max_length: int = 64

@@ -148,6 +148,44 @@ def _graph_of_facts(items: Sequence[Item]) -> Graph:
     return Graph(tuple(names), tuple(relations), np.array(sorted(set(edges)), dtype=np.int64).reshape(-1, 3))
 
 
+def save(path: Path, what: Catalogue) -> None:
+    """Write a catalogue as one JSON file."""
+    content = {
+        "items": [
+            {
+                "id": item.item_id,
+                "name": item.name,
+                "year": item.year,
+                "facts": [[fact.relation, fact.name] for fact in item.facts],
+                "aliases": list(item.aliases),
+            }
+            for item in what.items
+        ],
+        "names": what.graph.names[len(what) :],
+        "relations": what.graph.relations,
+        "edges": what.graph.edges_E3.tolist(),
+    }
+    storage.write_bytes(path, json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode())
+
+
+def read(path: Path) -> Catalogue:
+    """What `save` wrote."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    items = tuple(
+        Item(
+            entry["id"],
+            entry["name"],
+            entry["year"],
+            tuple(Fact(entry["name"], relation, name) for relation, name in entry["facts"]),
+            tuple(entry["aliases"]),
+        )
+        for entry in content["items"]
+    )
+    names = (*(item.title for item in items), *content["names"])
+    edges = np.array(content["edges"], dtype=np.int64).reshape(-1, 3)
+    return Catalogue(items, Graph(names, tuple(content["relations"]), edges))
+
+
 # --- a user's own -----------------------------------------------------------------------------------------
 
 

@@ -117,7 +117,20 @@ def build(shape: Shape, edges_E3: np.ndarray, popularity_I: np.ndarray) -> "torc
             length: torch.Tensor,
             together: torch.Tensor,
         ) -> torch.Tensor:
-            items = self.items()
+            return self.rank(self.items(), item, seat, felt, text, text_seat, length, together)
+
+        def rank(
+            self,
+            items: torch.Tensor,
+            item: torch.Tensor,
+            seat: torch.Tensor,
+            felt: torch.Tensor,
+            text: torch.Tensor,
+            text_seat: torch.Tensor,
+            length: torch.Tensor,
+            together: torch.Tensor,
+        ) -> torch.Tensor:
+            """The same with the items' vectors given: they change only when the network learns."""
             named = item >= 0
             vectors = items[item.clamp_min(0)]
             weight = self.seat(seat)[..., 0] + self.wanted(vectors)[..., 0]

@@ -4,8 +4,10 @@ Below the output directory `.work/` holds what a run has so far (see runs.py). T
 that ranking needs: the network, the catalogue, and what is named together.
 """
 
+import os
 import pickle
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +22,7 @@ from ecr_ray.data import reading
 from ecr_ray.data.reading import InputError
 from ecr_ray.data.splits import held_out
 from ecr_ray.encoders import embed, text
+from ecr_ray.encoders.worker import checkpoints
 from ecr_ray.recommender import baselines, catalogue, examples, features, model, worker
 from ecr_ray.recommender.catalogue import Catalogue
 from ecr_ray.recommender.examples import Turn
@@ -211,3 +214,82 @@ def _targets(asked: Sequence[Turn], *, weighted: bool) -> tuple[np.ndarray, np.n
         known = [examples.FEEDBACK_WEIGHTS[liked] if weighted else 1.0 for liked in turn.liked]
         weight[row, : len(known)] = known
     return target, weight
+
+
+# --- training ---------------------------------------------------------------------------------------------
+
+
+def shape_of(settings: RecommenderConfig, what: Catalogue, text_width: int) -> model.Shape:
+    """What the network is."""
+    parts = tuple(part for part in settings.without if part != WEIGHTS)
+    return model.Shape(
+        len(what),
+        len(what.graph.names),
+        len(what.graph.relations),
+        text_width,
+        settings.encoder,
+        settings.width,
+        settings.dropout,
+        parts,
+    )
+
+
+def fit(settings: RecommenderConfig, shape: model.Shape, work: Path, turns: int) -> None:
+    """Train on what `prepare` left in the work directory, from the last checkpoint there.
+
+    Raises:
+        TrainingError: workers died more often than allowed.
+    """
+    import ray
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    device = training.choose_device(settings.device, ray.cluster_resources().get("GPU", 0))
+    training.check_compiler(device, settings.zero_stage)
+    steps = max(1, round(turns // settings.batch * settings.epochs))
+    steps = min(steps, settings.max_steps or steps)
+    trainer = TorchTrainer(
+        worker.train,
+        train_loop_config={
+            "settings": asdict(worker.Settings.of(settings)),
+            "shape": asdict(shape),
+            "work": str(work),
+            "steps": steps,
+            "device": device,
+            "threads": settings.threads_per_worker or max(1, (os.cpu_count() or 1) // settings.workers),
+        },
+        scaling_config=training.scaling(settings.workers, device, settings.cpus_per_worker),
+        torch_config=TorchConfig(backend="gloo" if device == "cpu" else "nccl"),
+        run_config=training.run_config(work / "ray", "recommender", settings.max_failures),
+    )
+    done = max(checkpoints(work), default=0)
+    shown = {"loss": "loss", "valid_loss": "held out"}
+    with training.Progress("recommender", work / worker.CURVE, steps, done, shown):
+        training.fit(
+            trainer,
+            latest=lambda: max(checkpoints(work), default=None),
+            max_failures=settings.max_failures,
+            work=work,
+        )
+
+
+def train_recommender(settings: RecommenderConfig, what: Catalogue) -> Result:
+    """Run the stage, or go on with it, on the connected Ray cluster.
+
+    Raises:
+        UserError: there is nothing to learn, or the training fails more often than allowed.
+    """
+    began = time.perf_counter()
+    work = runs.claim(settings.output, fingerprint(settings), overwrite=settings.overwrite)
+    if not (work / "data.json").is_file():
+        prepare(settings, what, work)
+    data = json.loads((work / "data.json").read_text())
+    if data["rows"]["train_turns"] < settings.batch:
+        raise InputError(
+            f"{data['rows']['train_turns']} turns to learn from are fewer than one batch (--batch {settings.batch})"
+        )
+    shape = shape_of(settings, what, int(np.load(work / "texts.npy", mmap_mode="r").shape[1]))
+    prepared = time.perf_counter()
+    if not (work / worker.DONE).is_file():
+        fit(settings, shape, work, data["rows"]["train_turns"])
+    timings = {"prepare": prepared - began, "train": time.perf_counter() - prepared}
+    return finish(settings, what, shape, work, data, timings)
