@@ -229,6 +229,21 @@ def figures(
     return rows
 
 
+def ahead(
+    ours: Ranked, theirs: Ranked, examples: Examples, *, resamples: int, seed: int
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """How far one system's recall is above another's on the same examples, by protocol and measure."""
+    found = {}
+    for protocol, name in (("published", "rank_N"), ("masked", "masked_rank_N")):
+        mine, other = getattr(ours, name), getattr(theirs, name)
+        asked = ~np.isnan(mine)
+        for cut in CUTS:
+            difference = recall(mine[asked], cut) - recall(other[asked], cut)
+            groups = examples.dialogue_N[asked]
+            found[protocol, f"R@{cut}"] = mean_interval(difference, groups, resamples=resamples, seed=seed)
+    return found
+
+
 def popularity_places(popularity_I: np.ndarray) -> np.ndarray:
     """Where each item stands by popularity, 0 the rarest, 1 the most popular; equals in the middle, (I,)."""
     from scipy.stats import rankdata

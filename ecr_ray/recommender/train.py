@@ -4,8 +4,10 @@ Below the output directory `.work/` holds what a run has so far (see runs.py). T
 that ranking needs: the network, the catalogue, and what is named together.
 """
 
+import json
 import os
 import pickle
+import shutil
 import sys
 import time
 from collections import Counter
@@ -22,11 +24,11 @@ from ecr_ray.data import reading
 from ecr_ray.data.reading import InputError
 from ecr_ray.data.splits import held_out
 from ecr_ray.encoders import embed, text
-from ecr_ray.encoders.worker import checkpoints
-from ecr_ray.recommender import baselines, catalogue, examples, features, model, worker
+from ecr_ray.encoders.worker import checkpoints, read_checkpoint
+from ecr_ray.recommender import baselines, catalogue, evaluate, examples, features, model, predict, report, worker
 from ecr_ray.recommender.catalogue import Catalogue
 from ecr_ray.recommender.examples import Turn
-from ecr_ray.records import SPLITS
+from ecr_ray.records import SPLITS, RunRecord
 
 WEIGHTS = "weights"
 # Co-occurrence of the training dialogues is counted without the dialogue's own: in so many parts.
@@ -293,3 +295,83 @@ def train_recommender(settings: RecommenderConfig, what: Catalogue) -> Result:
         fit(settings, shape, work, data["rows"]["train_turns"])
     timings = {"prepare": prepared - began, "train": time.perf_counter() - prepared}
     return finish(settings, what, shape, work, data, timings)
+
+
+# --- the artifact -----------------------------------------------------------------------------------------
+
+
+def finish(
+    settings: RecommenderConfig,
+    what: Catalogue,
+    shape: model.Shape,
+    work: Path,
+    data: dict[str, Any],
+    timings: dict[str, float],
+) -> Result:
+    """The recommender, everybody's ranks, measures, its page and its record; the run record comes last."""
+    began = time.perf_counter()
+    output = Path(storage.absolute(settings.output))
+    weights = _weights(work)
+    network = worker.load_parts(work, shape)
+    network.load_state_dict(weights)
+    shutil.rmtree(output / "model", ignore_errors=True)
+    predict.save(output / "model", shape, weights, what, np.load(work / "together.npy"), settings.max_length)
+    turns, asked = pickle.loads((work / "turns.pickle").read_bytes())
+    again = {"resamples": settings.bootstrap, "seed": settings.seed}
+    found = evaluate.measure(network.eval(), what, turns, asked, work, **again)
+    storage.write_parquet(output / "ranks.parquet", found.ranks)
+    curve = [json.loads(line) for line in (work / worker.CURVE).read_text().splitlines()]
+    storage.write_parquet(output / "curve.parquet", report.curve(curve))
+    timings["measure"] = time.perf_counter() - began
+    record = RunRecord(
+        stage="recommender",
+        config=asdict(settings),
+        seed=settings.seed,
+        inputs=_digests(settings),
+        rows=data["rows"],
+        failures={"films that the catalogue does not have": data["unknown"]} if data["unknown"] else {},
+        timings=timings,
+        details={
+            "fingerprint": fingerprint(settings),
+            "notes": list(what.notes),
+            "turns_without_mention": data["without_mention"],
+            "turns_with_emotions": data["annotated"],
+            "ease_bonus": found.bonus,
+            "result": json.loads((work / worker.DONE).read_text()),
+            "measures": found.rows,
+            "model": [storage.digest(f) for f in storage.list_files(output / "model")],
+        },
+    )
+    shown = report.shown(predict.Recommender(output / "model"), asked["test"] or asked["valid"])
+    storage.write_bytes(output / "summary.html", report.page(record.as_dict(), curve, shown).encode())
+    run = record.write(output)
+    shutil.rmtree(work)
+    return Result(settings.output, run)
+
+
+def _weights(work: Path) -> dict[str, Any]:
+    """Those with the lowest held-out loss; the last ones where nothing was held out."""
+    from safetensors.torch import load_file
+
+    best = work / worker.BEST
+    if best.is_file():
+        return load_file(best)
+    _, state = read_checkpoint(work)
+    if state is None:
+        raise InputError(f"{work} holds no weights")
+    return state["weights"]
+
+
+def lines(run: dict[str, Any]) -> list[str]:
+    """What a run prints at its end: recall by both protocols, beside the baselines."""
+    found = []
+    for split, rows in run["measures"].items():
+        for protocol in ("published", "masked"):
+            for name in dict.fromkeys(row["model"] for row in rows):
+                cells = [
+                    f"{row['measure']} {row['value']:.3f}"
+                    for row in rows
+                    if row["model"] == name and row["protocol"] == protocol and row["measure"].startswith("R@")
+                ]
+                found.append(f"{split}, {protocol}: {name} {', '.join(cells)}")
+    return found

@@ -1,0 +1,119 @@
+"""A trained recommender beside the baselines, by both protocols, on the validation and the test split."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from ecr_ray.recommender import baselines, examples, model, protocol, worker
+from ecr_ray.recommender.catalogue import Catalogue
+from ecr_ray.recommender.examples import Turn
+from ecr_ray.recommender.protocol import Examples, Ranked
+
+OURS = "ecr_ray"
+# What a film that was named before gets on top of EASE's score; the best one on the validation split is taken.
+BONUSES = (0.02, 0.05, 0.1, 0.2)
+# A split's turns that name a film, their examples, and the turn of every example.
+Questions = tuple[list[Turn], Examples, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Rows of measures by split, every example's ranks, and the bonus that was chosen."""
+
+    rows: dict[str, list[dict[str, Any]]]
+    ranks: pa.Table
+    bonus: float
+
+
+def network_scores(network: Any, data: worker.Data, text_UH: np.ndarray) -> np.ndarray:
+    """A network's scores at a split's turns, (M, I)."""
+    import torch
+
+    found = []
+    with torch.inference_mode():
+        items = network.items()
+        for begin in range(0, len(data), worker.EVAL_TURNS):
+            rows = np.arange(begin, min(begin + worker.EVAL_TURNS, len(data)))
+            batch = model.batch_of(data.features.of(rows), text_UH, data.together_MI[rows])
+            found.append(network.rank(items, *batch).numpy())
+    return np.concatenate(found)
+
+
+def measure(
+    network: Any,
+    what: Catalogue,
+    turns: Mapping[str, Sequence[Turn]],
+    asked: Mapping[str, Sequence[Turn]],
+    work: Path,
+    *,
+    resamples: int,
+    seed: int,
+) -> Found:
+    """Every measure of the network and of every baseline, on the splits that are there.
+
+    Args:
+        network: that has learnt.
+        turns: all turns by split; baselines learn from those of `train`.
+        asked: those that name a film.
+        work: where the workers' data is.
+    """
+    text_UH, named_I = np.load(work / "texts.npy", mmap_mode="r"), np.load(work / "named.npy")
+    questions = {split: examples.to_rank(asked[split]) for split in ("valid", "test") if asked[split]}
+    bonus = _bonus(turns["train"], questions["valid"], len(what)) if "valid" in questions else BONUSES[1]
+    ranked: dict[str, dict[str, Ranked]] = {split: {} for split in questions}
+    makes: dict[str, Callable[[], Any]] = {OURS: lambda: None, **baselines.all_of(turns["train"], what, bonus)}
+    for name, make in makes.items():
+        made = make()
+        for split, (named, rows, turn_N) in questions.items():
+            if name == OURS:
+                scores = network_scores(network, worker.read_data(work / split), text_UH)
+            else:
+                scores = made.scores(named)
+            ranked[split][name] = protocol.place(scores, rows, turn_N, [turn.mentioned for turn in named])
+    again = {"resamples": resamples, "seed": seed}
+    tables = {split: _rows(ranked[split], questions[split][1], named_I, again) for split in questions}
+    return Found(tables, _ranks(ranked, questions, what), bonus)
+
+
+def _rows(
+    ranked: Mapping[str, Ranked], rows: Examples, named_I: np.ndarray, again: dict[str, int]
+) -> list[dict[str, Any]]:
+    found = []
+    for name, places in ranked.items():
+        ahead = {} if name == OURS else protocol.ahead(ranked[OURS], places, rows, **again)
+        for row in protocol.figures(places, rows, named_I, **again):
+            found.append({"model": name, **row, "ahead": ahead.get((row["protocol"], row["measure"]))})
+    return found
+
+
+def _bonus(train: Sequence[Turn], valid: Questions, items: int) -> float:
+    """The bonus with the best published R@10 on the validation split."""
+    asked, rows, turn_N = valid
+    mentioned = [turn.mentioned for turn in asked]
+    plain, named = baselines.Ease(train, items).scores(asked), baselines.mentioned(asked, items)
+    found = [
+        protocol.recall(protocol.place(plain + bonus * named, rows, turn_N, mentioned).rank_N, 10).mean()
+        for bonus in BONUSES
+    ]
+    return BONUSES[int(np.argmax(found))]
+
+
+def _ranks(ranked: Mapping[str, Mapping[str, Ranked]], questions: Mapping[str, Questions], what: Catalogue) -> pa.Table:
+    tables = []
+    for split, systems in ranked.items():
+        asked, rows, turn_N = questions[split]
+        columns: dict[str, Any] = {
+            "split": [split] * len(rows),
+            "turn_id": [f"{asked[n].dialogue_id}:{asked[n].index}" for n in turn_N],
+            "item_id": [what.items[n].item_id for n in rows.target_N],
+            "liked": pa.array([None if n < 0 else int(n) for n in rows.liked_N], pa.int8()),
+        }
+        for name, places in systems.items():
+            columns[f"rank: {name}"] = places.rank_N
+            columns[f"masked rank: {name}"] = pa.array(places.masked_rank_N, from_pandas=True)
+        tables.append(pa.table(columns))
+    return pa.concat_tables(tables)
