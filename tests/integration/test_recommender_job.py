@@ -1,0 +1,111 @@
+"""The recommender through its front door: trained on real Ray Train workers, one of them killed, and asked."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from ecr_ray.recommender import predict
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+COMMON = ["--width", 32, "--batch", 16, "--micro-batch", 8, "--epochs", 8, "--eval-every", 10, "--save-every", 10]
+COMMON += ["--log-every", 1, "--bootstrap", 50, "--learning-rate", 3e-3, "--dropout", 0.1]
+
+
+def job(*arguments, submit=False):
+    ray = [os.path.join(os.path.dirname(sys.executable), "ray"), "job", "submit", "--"] if submit else []
+    words = [*ray, sys.executable, "jobs/train_recommender.py", *map(str, arguments)]
+    return subprocess.Popen(
+        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def finish(process, code=0):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-5000:]}"
+    return out if code == 0 else out + err
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, tmp_path_factory):
+    out = tmp_path_factory.mktemp("recommender") / "whole"
+    return out, finish(job("--output", out, *COMMON, submit=True))
+
+
+def curve(directory):
+    return [(row["step"], row["loss"]) for row in pq.read_table(directory / "curve.parquet").to_pylist()]
+
+
+def test_it_learns_and_says_how_well(undisturbed):
+    out, printed = undisturbed
+    losses = [loss for _, loss in curve(out)]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    run = json.loads((out / "run.json").read_text())
+    rows = {(r["model"], r["protocol"], r["measure"]): r for r in run["measures"]["test"]}
+    ours = rows["ecr_ray", "published", "R@50"]
+    assert ours["low"] <= ours["value"] <= ours["high"] and ours["n"] == run["rows"]["test_films"]
+    names = {name for name, *_ in rows}
+    assert {"popularity", "EASE", "neighbours of the last film", "text similarity"} <= names
+    assert rows["popularity", "published", "R@50"]["ahead"]["value"] == pytest.approx(
+        ours["value"] - rows["popularity", "published", "R@50"]["value"]
+    )
+    assert rows["ecr_ray", "masked", "R@10"]["n"] < rows["ecr_ray", "published", "R@10"]["n"]
+    assert "test, published: ecr_ray R@1" in printed and "one item" in printed
+    ranks = pq.read_table(out / "ranks.parquet")
+    test = ranks.filter(np.array(ranks["split"].to_pylist()) == "test")
+    assert np.mean(test["rank: ecr_ray"].to_numpy() <= 50) == pytest.approx(ours["value"])
+    page = (out / "summary.html").read_text()
+    assert "What it recommends, and why" in page and "<svg" in page and "<script" not in page
+    assert not (out / ".work").exists() and run["turns_with_emotions"] > 50
+
+
+def test_two_workers_one_of_them_killed_give_the_same_run(undisturbed, tmp_path):
+    out = tmp_path / "two"
+    process = job("--output", out, *COMMON, "--workers", 2, "--zero-stage", 1)
+    deadline = time.monotonic() + 200
+    while not list((out / ".work" / "checkpoints").glob("checkpoint-*/complete.json")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.1)
+    workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+    workers[0].send_signal(signal.SIGKILL)
+    finish(process)
+    (steps, losses), (again, found) = (zip(*curve(place), strict=True) for place in (undisturbed[0], out))
+    assert steps == again and found == pytest.approx(losses, rel=2e-3)
+
+
+def test_it_recommends_with_reasons(undisturbed):
+    recommender = predict.Recommender(undisturbed[0] / "model")
+    asked = [{"role": "seeker", "text": "I loved John Wick (2014), Keanu Reeves is great. Something like it?"}]
+    found = recommender.recommend(asked, 10)
+    assert len(found.films) == 10 and len({film.item_id for film in found.films}) == 10
+    assert found.mentioned == ("91626",) and "91626" not in {film.item_id for film in found.films}
+    assert all(film.reason.text and 0 < film.score < 1 for film in found.films)
+    assert found.note == "" and any("John Wick (2014)" in film.reason.text for film in found.films)
+    again = recommender.recommend(asked, 200, again=True)
+    assert "91626" in {film.item_id for film in again.films}
+    nothing = recommender.recommend([], 3)
+    assert len(nothing.films) == 3 and "nothing has been said yet" in nothing.note
+    words = recommender.recommend([{"role": "seeker", "text": "something scary please"}], 3)
+    assert "no film of the catalogue was named" in words.note
+    # The same question, the same answer; what it knows of names is what the run was told.
+    assert recommender.recommend(asked, 10) == found
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--without", "emotion"], "there is no such part; did you mean 'emotions'?"),
+        (["--catalogue", "nowhere.csv"], "there is no such file"),
+        (["--input", "nowhere"], "there is no file or directory 'nowhere'"),
+    ],
+)
+def test_it_says_what_is_wrong(words, said, tmp_path):
+    assert said in finish(job(*words, "--output", tmp_path / "out"), code=1)

@@ -1,0 +1,99 @@
+"""The network: what each part does to the scores, and what a batch is."""
+
+import numpy as np
+import pytest
+import torch
+
+from ecr_ray.data.knowledge import Fact, Film
+from ecr_ray.recommender import catalogue, features, model
+from ecr_ray.recommender.examples import Mention, Turn
+from ecr_ray.records import EMOTIONS
+
+CATALOGUE = catalogue.of_films(
+    [Film(str(n), f"Film {n}", 1990 + n, (Fact("", "genre", "ab"[n % 2]),)) for n in range(5)]
+)
+HAPPY = tuple(float(name == "happy") for name in EMOTIONS)
+TURNS = [
+    Turn("d", 2, ("x", "y"), (0, 1), (Mention(3, 0, 0, HAPPY), Mention(1, 1, 1))),
+    Turn("d", 0, (), (), ()),
+]
+NUMBERS = features.texts_of(TURNS)
+TEXTS = np.random.default_rng(0).normal(size=(len(NUMBERS), 6)).astype(np.float16)
+COUNTS = np.array([5.0, 1, 1, 1, 0])
+
+
+def shape(*without):
+    graph = CATALOGUE.graph
+    return model.Shape(5, len(graph.names), len(graph.relations), 6, "minilm", width=8, dropout=0.0, without=without)
+
+
+def batch(together=None):
+    zeros = np.zeros((2, 5), np.float32)
+    return model.batch_of(features.of_turns(TURNS, NUMBERS), TEXTS, zeros if together is None else together)
+
+
+def scores(*without, together=None, change=lambda network: None):
+    torch.manual_seed(0)
+    network = model.build(shape(*without), model.edges_of(CATALOGUE.graph, 5), COUNTS).eval()
+    with torch.inference_mode():
+        change(network)
+        return network(*batch(together)).numpy()
+
+
+def test_edges_reach_items_in_both_directions():
+    graph = catalogue.Graph(("a", "b", "x"), ("r", "s"), np.array([[0, 0, 2], [2, 1, 1], [0, 1, 1]]))
+    # a→x, a→b as they are; against the arrow b is reached from x and from a, by relations of their own.
+    assert model.edges_of(graph, 2).tolist() == [[0, 0, 2], [0, 1, 1], [1, 3, 2], [1, 3, 0]]
+
+
+def test_it_begins_with_what_is_popular():
+    found = scores("text")
+    assert found.shape == (2, 5) and np.isfinite(found).all()
+    expected = np.log(COUNTS + 0.5) - np.log((COUNTS + 0.5).sum())
+    # Nothing was said or named: what is left are lengths that begin at 0, and a network's small start.
+    assert found[1] == pytest.approx(expected, abs=0.2)
+
+
+def test_what_is_named_together_counts_unless_it_is_left_out():
+    together = np.zeros((2, 5), np.float32)
+    together[:, 2] = 0.5
+    assert (scores(together=together) - scores())[:, 2] == pytest.approx(8 * 0.5 + np.log1p(50), rel=1e-3)
+    assert scores("co-occurrence", together=together) == pytest.approx(scores("co-occurrence"))
+
+
+def test_having_been_named_counts_by_whom_and_how_long_ago():
+    def change(network):
+        network.repeated.weight.zero_()
+        # The seeker, two turns ago.
+        network.repeated.weight[2] = 3.0
+
+    difference = scores(change=change) - scores()
+    assert difference.round(4).tolist() == [[0, 0, 0, 3, 0], [0] * 5]
+    assert scores("repetition", change=change) == pytest.approx(scores("repetition"))
+
+
+def test_feelings_words_and_graph_change_scores_unless_they_are_left_out():
+    def feel(network):
+        network.feelings.weight.add_(1.0)
+
+    assert abs(scores(change=feel) - scores()).max() > 1e-3
+    assert scores("emotions", change=feel) == pytest.approx(scores("emotions"))
+
+    def hear(network):
+        network.words.weight.add_(1.0)
+
+    assert abs(scores(change=hear) - scores()).max() > 1e-3
+    assert scores("text", change=hear) == pytest.approx(scores("text"))
+
+    def link(network):
+        network.relations.weight.mul_(50)
+
+    assert abs(scores(change=link) - scores()).max() > 1e-3
+    assert scores("graph", change=link) == pytest.approx(scores("graph"))
+
+
+def test_given_items_change_nothing():
+    torch.manual_seed(0)
+    network = model.build(shape(), model.edges_of(CATALOGUE.graph, 5), COUNTS).eval()
+    with torch.inference_mode():
+        assert torch.equal(network.rank(network.items(), *batch()), network(*batch()))
