@@ -58,7 +58,7 @@ STEPS = {
         for beta in ("0.05", "0.1", "0.2")
     },
     "emotion": {
-        "emotion": "jobs/train_emotion.py --bf16 --seed 0 --epochs 3 --eval-every 300 --save-every 600",
+        "emotion": "jobs/train_emotion.py --bf16 --seed 0 --epochs 2 --eval-every 300 --save-every 600",
     },
 }
 

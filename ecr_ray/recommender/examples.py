@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ecr_ray.data.knowledge import normal, split_year
+from ecr_ray.data.knowledge import normal
 from ecr_ray.recommender.catalogue import Catalogue
 from ecr_ray.recommender.protocol import Examples
 from ecr_ray.records import EMOTIONS, ROLES
@@ -60,18 +60,15 @@ Resolve = Callable[[str, str | None], int | None]
 
 
 def resolver(catalogue: Catalogue) -> Resolve:
-    """(movie id, title) → item, or None. An id that the catalogue does not have is looked for by its title, with its
-    year and then without; of several films of that name none is taken."""
+    """(movie id, title) → item, or None. An id that the catalogue does not have is looked for by its title; with a
+    year it is the film of that year or none, and of several films of a name none is taken."""
     numbers, names = catalogue.numbers(), catalogue.by_name()
 
     def resolve(movie_id: str, title: str | None) -> int | None:
         if movie_id in numbers:
             return numbers[movie_id]
-        for name in (title, split_year(title)[0]) if title else ():
-            found = names.get(normal(name), [])
-            if len(found) == 1:
-                return found[0]
-        return None
+        found = names.get(normal(title), []) if title else []
+        return found[0] if len(found) == 1 else None
 
     return resolve
 

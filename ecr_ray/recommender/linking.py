@@ -117,16 +117,18 @@ class Linker:
             letters = "".join(token.word for token in tokens[at : at + count])
             if len(letters) < FUZZY_LETTERS or (count == 1 and letters in _everyday()):
                 continue
-            meant = {
+            # Punctuation and spaces, which people leave out and put in, are no slip.
+            same = self._titles_of_letters.get(letters, ())
+            meant = same or [
                 words
                 for short in (letters, *_without_one(letters))
                 for words in self._slips.get(short, ())
                 if _one_apart(letters, "".join(words))
-            }
-            meant |= set(self._titles_of_letters.get(letters, ()))
+            ]
             if meant:
                 numbers = set().union(*(self._titles[words] for words in meant))
-                link, more = self._title(text, tokens, at, count, numbers, "fuzzy")
+                how = "exact" if same else "fuzzy"
+                link, more = self._title(text, tokens, at, count, numbers, how)
                 if link is not None:
                     return link, count + more
         return None, 1

@@ -55,7 +55,8 @@ def test_the_film_is_the_one_that_the_turn_names_and_everything_is_the_same_agai
     assert sum(bool(g.emotions) for g in known) > len(known) / 2
     for turn in named[:20]:
         grounded = found[turn["turn_id"]]
-        if grounded is not None:
+        # In one dialogue, on purpose, a film has no name: its id stands in the text.
+        if grounded is not None and "@" not in turn["response"]:
             assert grounding.names(turn["response"], grounded.film), turn["response"]
     assert all(not g.review for g in map(grounding.load("sample", "none", Limits(), 0).of_turn, named) if g)
 

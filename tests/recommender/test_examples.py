@@ -64,6 +64,8 @@ def test_a_feeling_that_has_not_been_said_yet_is_not_known():
 
 def test_a_name_of_several_films_is_nobodys():
     assert RESOLVE("x", "Halloween") is None and RESOLVE("x", "Halloween (2018)") == 3
+    # A film of another year is another film.
+    assert RESOLVE("x", "Heat") == 0 and RESOLVE("x", "Heat (1986)") is None
     assert RESOLVE("x", None) is None and RESOLVE("1", "Alien (1979)") == 0
 
 
@@ -102,5 +104,6 @@ def test_redials_test_split_is_the_published_one():
     assert len(turns) == len(published) == 7978
     theirs = [sorted(place[entity] for entity in line["rec"]) for line in published]
     different = sum(sorted(turn.targets) != rec for turn, rec in zip(turns, theirs, strict=True))
-    assert sum(map(len, theirs)) == 4810 and different == 0
+    # Four turns name a film by an id that the catalogue lacks, and by a title that does not say which film it is.
+    assert sum(map(len, theirs)) == 4810 and sum(len(turn.targets) for turn in turns) == 4806 and different == 4
     assert np.mean([len(turn.mentions) for turn in turns]) > 2

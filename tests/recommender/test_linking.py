@@ -40,7 +40,7 @@ def named(linker, text):
         ("shawshank redemption is good", [("shawshank redemption", 3, "exact")]),
         ("I loved the Shawshenk Redemption!", [("the Shawshenk Redemption", 3, "fuzzy")]),
         ("I loved teh shawshank redemtpion", [("shawshank redemtpion", 3, "fuzzy")]),
-        ("oceans eleven or spiderman", [("oceans eleven", 6, "exact"), ("spiderman", 8, "fuzzy")]),
+        ("oceans eleven or spiderman", [("oceans eleven", 6, "exact"), ("spiderman", 8, "exact")]),
         ("2001 a space odyssey", [("2001 a space odyssey", 9, "exact")]),
         # Everyday words, and titles that are made of them.
         ("I like it. It is fun, get out and see it", []),
