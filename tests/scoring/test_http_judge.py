@@ -63,7 +63,7 @@ def rows(request):
         name="j",
         backend="http",
         url=f"http://127.0.0.1:{server.server_port}/v1",
-        timeout_s=0.5,
+        timeout_s=1.0,
         api_key_env="TEST_KEY",
     )
     names = ["good", "busy", "broken", "chatty", "short", "refused", "hangs"]
