@@ -20,8 +20,8 @@ from tests.conftest import ROOT
 pytestmark = pytest.mark.slow
 # A text says its emotion with one word, so that one can see whether it is learnt. Numbers are GoEmotions' labels.
 SAID = {"I love {} so much": 18, "Why is {} like that?": 7, "Thank you for {}": 15, "I hate {}, how sad": 25}
-TRAIN = ["--batch", 16, "--micro-batch", 8, "--max-steps", 40, "--eval-every", 10, "--save-every", 10, "--lora-r", 4]
-TRAIN += ["--learning-rate", 5e-3, "--bootstrap", 20, "--max-length", 16]
+TRAIN = ["--batch", 32, "--micro-batch", 16, "--max-steps", 120, "--eval-every", 40, "--save-every", 20]
+TRAIN += ["--lora-r", 8, "--learning-rate", 3e-3, "--bootstrap", 20, "--max-length", 16]
 
 
 def job(name, *arguments, submit=False):
@@ -42,7 +42,7 @@ def finish(process, code=0):
 def comments(tmp_path_factory):
     folder = tmp_path_factory.mktemp("comments")
     chance = np.random.default_rng(0)
-    for split, count in (("train", 400), ("dev", 80), ("test", 80)):
+    for split, count in (("train", 2000), ("dev", 80), ("test", 80)):
         rows = []
         for n in range(count):
             text = list(SAID)[chance.integers(len(SAID))]
@@ -86,9 +86,9 @@ def test_it_learns_and_says_how_well(classifier, comments):
     assert "already complete" in finish(job("train_emotion", "--input", comments, "--output", out, *TRAIN))
 
 
-def test_whole_dialogues_come_out_with_emotions(cluster, classifier, tmp_path):
+def test_whole_dialogues_come_out_with_emotions(cluster, tmp_path):
     out = tmp_path / "annotated"
-    words = ["--annotator", classifier[0] / "model", "--output", out, "--labelled", "replace"]
+    words = ["--output", out, "--labelled", "replace"]
     printed = finish(job("annotate", *words, submit=True))
     assert "an --input for every other job" in printed and "labels of the input, recall@2" in printed
     run = json.loads((out / "run.json").read_text())
