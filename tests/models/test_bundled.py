@@ -146,6 +146,7 @@ def test_the_recipes_commands_are_commands_of_the_job(model):
         "jobs/score.py": (config.ScoreConfig, "score"),
         "jobs/train_critic.py": (config.CriticConfig, "critic"),
         "jobs/ppo.py": (config.PpoConfig, "ppo"),
+        "jobs/train_emotion.py": (config.EmotionConfig, "emotion"),
     }
     for words in recipe.commands(model):
         settings = config.load(*stages[words[0]], words[1:])
