@@ -14,11 +14,15 @@ MADE = {
 }
 
 
-def test_a_plot_is_one_svg_element():
-    drawn, axis = pages.figure(figsize=(2, 1))
-    axis.plot([1, 2], [3, 4])
-    text = pages.svg(drawn)
+def test_a_plot_is_one_svg_element_and_the_same_every_time():
+    def draw():
+        drawn, axis = pages.figure(figsize=(2, 1))
+        axis.plot([1, 2], [3, 4])
+        return pages.svg(drawn)
+
+    text = draw()
     assert text.startswith("<svg") and text.rstrip().endswith("</svg>")
+    assert draw() == text
 
 
 def test_the_fine_tuning_page_shows_the_run_and_escapes_it():
