@@ -17,6 +17,7 @@ from ecr_ray.config import ConfigError
 from ecr_ray.errors import UserError
 
 if TYPE_CHECKING:
+    import numpy as np
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -150,6 +151,17 @@ def prepare_worker(device: Device, threads: int) -> None:
 
         torch.set_num_threads(threads)
         scheduling.compute()
+
+
+def summed(values: "np.ndarray", device: str) -> "np.ndarray":
+    """The sum of an array over all workers; every rank calls it."""
+    import torch
+
+    if torch.distributed.get_world_size() == 1:
+        return values
+    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(tensor)
+    return tensor.cpu().numpy()
 
 
 def fit(trainer: "TorchTrainer", *, latest: Callable[[], Any], max_failures: int, work: Path) -> None:

@@ -30,10 +30,12 @@ def test_a_cpu_torch_stands_without_packages_built_for_another(name):
 
 
 def test_every_module_imports_without_loading_an_engine():
+    # Two modules are torch's or vLLM's classes through and through; the others import them where they are used.
+    own = ("ecr_ray.scoring.engine_stats", "ecr_ray.recommender.network")
     code = (
         "import pkgutil, importlib, sys, ecr_ray\n"
         "for m in pkgutil.walk_packages(ecr_ray.__path__, 'ecr_ray.'):\n"
-        "    if m.name != 'ecr_ray.scoring.engine_stats': importlib.import_module(m.name)\n"
+        f"    if m.name not in {own}: importlib.import_module(m.name)\n"
         "loaded = {'vllm', 'deepspeed', 'torch'} & set(sys.modules)\n"
         "assert not loaded, loaded"
     )

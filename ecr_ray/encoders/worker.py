@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,6 +23,13 @@ COMPLETE = "complete.json"
 CURVE = "curve.jsonl"
 BEST = "best"
 KEPT = 2
+
+
+class Schedule(Protocol):
+    """What the learning rate of a step depends on."""
+
+    learning_rate: float
+    warmup_share: float
 
 
 @dataclass(frozen=True)
@@ -156,7 +163,7 @@ class Loop:
             loss += float(part.detach())
             self._seen += len(micro["ids"])
         norm = self.stepper.end()
-        self._losses.append(self._sum(np.array([loss]))[0])
+        self._losses.append(training.summed(np.array([loss]), self.device)[0])
         self.progress.step = step
         self._after(step, rate, norm)
 
@@ -245,23 +252,13 @@ class Loop:
                 mean, _ = losses.squash(self._forward([rows["ids"][n] for n in picked]))
                 if at < len(cut):
                     predicted[picked] = mean.double().cpu().numpy()
-        predicted = self._sum(predicted)
+        predicted = training.summed(predicted, self.device)
         found = {"valid_error": unexplained(predicted, rows["targets"], rows["weights"], np.array(self.head_weights))}
         known = rows["weights"][:, -1] > 0
         if known.sum() > 1 and self.settings.loss != "bce":
             both = np.column_stack([predicted[known, -1], rows["targets"][known, -1]])
             found["valid_spearman"] = spearman(both)
         return found
-
-    def _sum(self, values: np.ndarray) -> np.ndarray:
-        """The sum over all workers."""
-        if self.workers == 1:
-            return values
-        import torch
-
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(tensor)
-        return tensor.cpu().numpy()
 
     def save(self) -> None:
         """Write a checkpoint, and forget those before the last two."""
@@ -321,7 +318,7 @@ def unexplained(predicted_NK: np.ndarray, target_NK: np.ndarray, weight_NK: np.n
     return float((counted * error / np.where(variance > 1e-9, variance, 1)).sum() / counted.sum())
 
 
-def learning_rate(step: int, steps: int, settings: Settings) -> float:
+def learning_rate(step: int, steps: int, settings: Schedule) -> float:
     """Linear warm-up, then linear down, to zero after the last step; `step` counts from 1."""
     warm = max(1, round(settings.warmup_share * steps))
     if step <= warm:

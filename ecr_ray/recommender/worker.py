@@ -15,7 +15,7 @@ import numpy as np
 
 from ecr_ray import optimizers, storage, training
 from ecr_ray.encoders import batches
-from ecr_ray.encoders.worker import read_checkpoint, write_checkpoint
+from ecr_ray.encoders.worker import learning_rate, read_checkpoint, write_checkpoint
 from ecr_ray.recommender import model
 from ecr_ray.recommender.features import Features
 
@@ -157,7 +157,7 @@ class Loop:
             self.stepper.backward(part)
             loss += float(part.detach())
         norm = self.stepper.end()
-        self._losses.append(self._sum(np.array([loss]))[0])
+        self._losses.append(training.summed(np.array([loss]), self.device)[0])
         self.progress.step = step
         self._after(step, rate, norm)
 
@@ -212,7 +212,7 @@ class Loop:
             for begin in range(self.rank * EVAL_TURNS, len(self.valid), self.workers * EVAL_TURNS):
                 rows = np.arange(begin, min(begin + EVAL_TURNS, len(self.valid)))
                 found += float(self._loss(self.valid, rows, float(self.valid.weight_MT.sum())))
-        loss = float(self._sum(np.array([found]))[0])
+        loss = float(training.summed(np.array([found]), self.device)[0])
         progress = self.progress
         if progress.best is not None and loss >= progress.best:
             progress.since_best += 1
@@ -224,23 +224,6 @@ class Loop:
             (self.work / f".{BEST}").rename(self.work / BEST)
         return {"valid_loss": loss}
 
-    def _sum(self, values: np.ndarray) -> np.ndarray:
-        if self.workers == 1:
-            return values
-        import torch
-
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
-        torch.distributed.all_reduce(tensor)
-        return tensor.cpu().numpy()
-
 
 def _valid(directory: Path) -> Data | None:
     return read_data(directory) if directory.is_dir() else None
-
-
-def learning_rate(step: int, steps: int, settings: Settings) -> float:
-    """Linear warm-up, then linear down, to zero after the last step; `step` counts from 1."""
-    warm = max(1, round(settings.warmup_share * steps))
-    if step <= warm:
-        return settings.learning_rate * step / warm
-    return settings.learning_rate * max(0.0, (steps + 1 - step) / (steps + 1 - warm))
