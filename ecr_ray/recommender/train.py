@@ -287,7 +287,8 @@ def train_recommender(settings: RecommenderConfig, what: Catalogue) -> Result:
     data = json.loads((work / "data.json").read_text())
     if data["rows"]["train_turns"] < settings.batch:
         raise InputError(
-            f"{data['rows']['train_turns']} turns to learn from are fewer than one batch (--batch {settings.batch})"
+            f"{data['rows']['train_turns']} turns to learn from are fewer than one batch: use a --batch (and "
+            f"--micro-batch) below {settings.batch}"
         )
     shape = shape_of(settings, what, int(np.load(work / "texts.npy", mmap_mode="r").shape[1]))
     prepared = time.perf_counter()

@@ -16,8 +16,8 @@ from ecr_ray.recommender import predict
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
-COMMON = ["--width", 32, "--batch", 16, "--micro-batch", 8, "--epochs", 8, "--eval-every", 10, "--save-every", 10]
-COMMON += ["--log-every", 1, "--bootstrap", 50, "--learning-rate", 3e-3, "--dropout", 0.1]
+# Else as it comes: the README's first command.
+COMMON = ["--log-every", 1, "--bootstrap", 50]
 
 
 def job(*arguments, submit=False):
