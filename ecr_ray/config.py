@@ -506,19 +506,21 @@ class RecommenderConfig:
     """Tokens that are read of a speaker's turn; of a longer one its end."""
     width: int = 128
     """Of the items' vectors."""
-    dropout: float = 0.3
+    dropout: float = 0.4
+    word_dropout: float = 0.3
+    """Share of word pieces that are not heard in training."""
     without: tuple[str, ...] = ()
-    """Parts that are left out: emotions, graph, text, co-occurrence, repetition, weights (of feedback)."""
+    """Parts that are left out: emotions, graph, content, text, co-occurrence, repetition, weights (of feedback)."""
     ridge: float = 200.0
     """Of EASE, which says what is named together."""
-    epochs: float = 8.0
+    epochs: float = 5.0
     max_steps: int | None = None
     """Stop after this many steps, whatever --epochs says."""
-    batch: int = 128
+    batch: int = 256
     """Turns a step, over all workers."""
-    micro_batch: int = 128
+    micro_batch: int = 256
     """Turns that a worker computes at once."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 1.5e-3
     warmup_share: float = 0.06
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
@@ -531,11 +533,11 @@ class RecommenderConfig:
     """What DeepSpeed shares among the workers: 1 optimizer, 2 and gradients; 0: no DeepSpeed."""
     embedders: int = 1
     """Actors that turn sentences into vectors in parallel."""
-    eval_every: int = 100
+    eval_every: int = 50
     """Steps between two looks at the held-out turns; the weights with the lowest loss are the result."""
     patience: int = 0
     """Stop when so many looks in a row brought nothing better; 0: never."""
-    save_every: int = 200
+    save_every: int = 100
     """Steps between two checkpoints; a crash costs at most so many."""
     log_every: int = 20
     max_failures: int = 3

@@ -79,6 +79,13 @@ class Reader:
         found = self.tokenizer([" ".join(text.split()) for text in texts], **_PLAIN)["input_ids"]
         return [[*start, *ids[-room:], *separator] for ids in found]
 
+    def pieces(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts without what begins and ends one, the last `max_length` of each."""
+        if not len(texts):
+            return []
+        found = self.tokenizer([" ".join(text.split()) for text in texts], **_PLAIN)["input_ids"]
+        return [ids[-self.max_length :] for ids in found]
+
     def _join(self, context: list[int], response: list[int], longest: int) -> list[int] | None:
         start, separator = self.ends
         own = len(start) + 2 * len(separator) + len(response)

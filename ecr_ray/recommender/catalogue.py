@@ -9,7 +9,7 @@ import csv
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from ecr_ray.data.knowledge import Fact, Film, normal, split_year
 from ecr_ray.data.reading import InputError
 
 RELATIONS = ("genre", "director", "star", "writer")
+# Of an item to the ten years that it is from.
+DECADE = "decade"
 _REDIAL_FILES = ("movie2entity", "movie_facts", "entity2id", "relation2id", "dbpedia_subkg", "item_ids")
 
 
@@ -133,19 +135,28 @@ def of_films(films: Iterable[Film]) -> Catalogue:
 
 def _graph_of_facts(items: Sequence[Item]) -> Graph:
     """Items, and a node for every name that a fact leads to; one name in two roles is one person."""
-    names = [item.title for item in items]
+    bare = Graph(tuple(item.title for item in items), (), np.zeros((0, 3), dtype=np.int64))
+    return _with_facts(bare, items, {fact.relation for item in items for fact in item.facts})
+
+
+def _with_facts(graph: Graph, items: Sequence[Item], relations: Collection[str]) -> Graph:
+    """The graph with the items' facts of these relations, and the decades that they are from."""
+    names, kinds = list(graph.names), {name: number for number, name in enumerate(graph.relations)}
     nodes: dict[str, int] = {}
-    relations: dict[str, int] = {}
-    edges = []
+    edges = set()
     for head, item in enumerate(items):
-        for fact in item.facts:
-            kind = "genre" if fact.relation == "genre" else "name"
-            key = f"{kind}:{normal(fact.name)}"
+        facts = [(fact.relation, fact.name) for fact in item.facts if fact.relation in relations]
+        if item.year:
+            facts.append((DECADE, f"{item.year // 10}0s"))
+        for relation, name in facts:
+            kind = relation if relation in ("genre", DECADE) else "name"
+            key = f"{kind}:{normal(name)}"
             if key not in nodes:
                 nodes[key] = len(names)
-                names.append(fact.name)
-            edges.append((head, relations.setdefault(fact.relation, len(relations)), nodes[key]))
-    return Graph(tuple(names), tuple(relations), np.array(sorted(set(edges)), dtype=np.int64).reshape(-1, 3))
+                names.append(name)
+            edges.add((head, kinds.setdefault(relation, len(kinds)), nodes[key]))
+    added = np.array(sorted(edges), dtype=np.int64).reshape(-1, 3)
+    return Graph(tuple(names), tuple(kinds), np.concatenate([graph.edges_E3, added]))
 
 
 def save(path: Path, what: Catalogue) -> None:
@@ -247,7 +258,8 @@ def _names(value: Any, where: str, relation: str) -> list[str]:
 
 
 def _redial() -> Catalogue:
-    """ReDial's films that DBpedia knows, an item an entity, in the order of `item_ids.json`, with UniCRS's graph.
+    """ReDial's films that DBpedia knows, an item an entity, in the order of `item_ids.json`, with UniCRS's graph,
+    genres and decades.
 
     Raises:
         InputError: a file is missing, or its ids do not fit those of another.
@@ -273,6 +285,8 @@ def _redial() -> Catalogue:
         facts = next((films[i].facts for i in ids if i in films), ())
         items.append(Item(ids[0], name, year, facts, tuple(ids[1:])))
     graph, dangling = _dbpedia(content, [item.title for item in items])
+    # DBpedia knows who made a film, but hardly its genre.
+    graph = _with_facts(graph, items, {"genre"})
     notes = [f"{dangling} edges of the graph lead to an entity that it does not have: left out"] if dangling else []
     return Catalogue(tuple(items), graph, tuple(notes))
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from ecr_ray.recommender import baselines, examples, model, protocol, worker
 from ecr_ray.recommender.catalogue import Catalogue
 from ecr_ray.recommender.examples import Turn
+from ecr_ray.recommender.features import Texts
 from ecr_ray.recommender.protocol import Examples, Ranked
 
 OURS = "ecr_ray"
@@ -29,7 +30,7 @@ class Found:
     bonus: float
 
 
-def network_scores(network: Any, data: worker.Data, text_UH: np.ndarray) -> np.ndarray:
+def network_scores(network: Any, data: worker.Data, texts: Texts) -> np.ndarray:
     """A network's scores at a split's turns, (M, I)."""
     import torch
 
@@ -38,7 +39,7 @@ def network_scores(network: Any, data: worker.Data, text_UH: np.ndarray) -> np.n
         items = network.items()
         for begin in range(0, len(data), worker.EVAL_TURNS):
             rows = np.arange(begin, min(begin + worker.EVAL_TURNS, len(data)))
-            batch = model.batch_of(data.features.of(rows), text_UH, data.together_MI[rows])
+            batch = model.batch_of(data.features.of(rows), texts, data.together_MI[rows])
             found.append(network.rank(items, *batch).numpy())
     return np.concatenate(found)
 
@@ -61,7 +62,7 @@ def measure(
         asked: those that name a film.
         work: where the workers' data is.
     """
-    text_UH, named_I = np.load(work / "texts.npy", mmap_mode="r"), np.load(work / "named.npy")
+    texts, named_I = Texts.load(work), np.load(work / "named.npy")
     questions = {split: examples.to_rank(asked[split]) for split in ("valid", "test") if asked[split]}
     bonus = _bonus(turns["train"], questions["valid"], len(what)) if "valid" in questions else BONUSES[1]
     ranked: dict[str, dict[str, Ranked]] = {split: {} for split in questions}
@@ -70,7 +71,7 @@ def measure(
         made = make()
         for split, (named, rows, turn_N) in questions.items():
             if name == OURS:
-                scores = network_scores(network, worker.read_data(work / split), text_UH)
+                scores = network_scores(network, worker.read_data(work / split), texts)
             else:
                 scores = made.scores(named)
             ranked[split][name] = protocol.place(scores, rows, turn_N, [turn.mentioned for turn in named])

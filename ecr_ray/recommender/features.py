@@ -1,6 +1,7 @@
-"""Turns → arrays that a network takes: which items were named by whom and how one felt, and vectors of what was said.
+"""Turns → arrays that a network takes: which items were named by whom and how one felt, and what was said.
 
-Shapes: M turns, L mentions (the newest), K speakers' turns of text (the newest), U texts, H their vectors' width.
+Shapes: M turns, L mentions (the newest), K speakers' turns of text (the newest), U texts, H their vectors' width, F the
+tokens of all texts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,44 @@ class Features:
         """What `save` wrote."""
         with np.load(path) as content:
             return cls(**{f.name: content[f.name] for f in fields(cls)})
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What was said: every text once, as a vector and as tokens."""
+
+    vector_UH: np.ndarray
+    token_F: np.ndarray
+    start_U1: np.ndarray
+    """Where each text's tokens begin, and the end of all."""
+
+    @classmethod
+    def of(cls, vector_UH: np.ndarray, ids: Sequence[Sequence[int]]) -> "Texts":
+        """Of vectors, and of the tokens of every text."""
+        start = np.cumsum([0, *map(len, ids)])
+        token = np.fromiter((token for row in ids for token in row), dtype=np.int32, count=int(start[-1]))
+        return cls(vector_UH, token, start)
+
+    def save(self, directory: Path) -> None:
+        """As three .npy files."""
+        for name, array in (("vector", self.vector_UH), ("token", self.token_F), ("start", self.start_U1)):
+            np.save(directory / f"text-{name}.npy", array)
+
+    @classmethod
+    def load(cls, directory: Path) -> "Texts":
+        """What `save` wrote; vectors stay on the disk until they are looked at."""
+        vector = np.load(directory / "text-vector.npy", mmap_mode="r")
+        return cls(vector, np.load(directory / "text-token.npy"), np.load(directory / "text-start.npy"))
+
+    def tokens_of(self, text_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens of some texts (-1: of none) one after the other, (F',), and where each one's begin, (P,)."""
+        there = text_P >= 0
+        begin = np.where(there, self.start_U1[text_P], 0)
+        count = np.where(there, self.start_U1[text_P + 1] - begin, 0)
+        start = np.cumsum(count) - count
+        # Token n of a text that begins at s among these, and at b among all, is n + b - s.
+        places = np.arange(int(count.sum())) + np.repeat(begin - start, count)
+        return self.token_F[places], start
 
 
 def of_turns(turns: Sequence[Turn], text_number: Mapping[str, int]) -> Features:

@@ -1,31 +1,36 @@
 """What ranks: who named what, felt how, and said what, against every item of the catalogue (the layers: network.py).
 
 - A relational graph encoder gives every item a vector: its own, and those of its neighbours in the graph by relation
-  (R-GCN with diagonal relation weights; Schlichtkrull et al., ESWC 2018; Yang et al., ICLR 2015).
+  (R-GCN with diagonal relation weights; Schlichtkrull et al., ESWC 2018; Yang et al., ICLR 2015). To it comes what a
+  frozen sentence encoder makes of the item's title and facts.
 - Mentions are attended to by who named them, how long ago, and the emotion of the turn that goes with them (ECR,
   RecSys 2024).
-- What was said are the vectors of a frozen sentence encoder, attended to in the same way.
+- What was said are the vectors of the same encoder, attended to in the same way, and a bag of word pieces, each with a
+  vector and a weight that are learnt here (fastText; Joulin et al., EACL 2017).
 - Co-occurrence comes from outside: EASE's scores, whose weight is learnt (they are not learnt here, because a closed
   form does it better).
 - Items that were named before get what is learnt for having been named by whom and how long ago.
 
-Shapes: B turns, L mentions, K texts, I items, N nodes, D width.
+Shapes: B turns, L mentions, K texts, I items, N nodes, D width, H of the encoder, F tokens of all texts of a batch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ecr_ray.recommender import features
-from ecr_ray.recommender.catalogue import Graph
-from ecr_ray.recommender.features import Features
+from ecr_ray.recommender.catalogue import Graph, Item
+from ecr_ray.recommender.features import Features, Texts
 
 if TYPE_CHECKING:
     import torch
 
 # Parts that an ablation leaves out.
-PARTS = ("emotions", "graph", "text", "co-occurrence", "repetition")
+PARTS = ("emotions", "graph", "content", "text", "co-occurrence", "repetition")
+# Of each relation so many names are told to the encoder.
+NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,13 @@ class Shape:
     nodes: int
     relations: int
     text_width: int
+    tokens: int
+    """Of the encoder's vocabulary."""
     encoder: str
     width: int = 128
-    dropout: float = 0.3
+    dropout: float = 0.4
+    word_dropout: float = 0.3
+    """Share of word pieces that are not heard in training."""
     without: tuple[str, ...] = ()
 
 
@@ -50,29 +59,57 @@ def edges_of(graph: Graph, items: int) -> np.ndarray:
     return np.concatenate([edges[edges[:, 0] < items], back])
 
 
-def build(shape: Shape, edges_E3: np.ndarray, popularity_I: np.ndarray) -> "torch.nn.Module":
-    """A network that begins with what is popular.
+def content_of(item: Item) -> str:
+    """An item's title and facts as a text for the encoder."""
+    names: dict[str, list[str]] = {}
+    for fact in item.facts:
+        names.setdefault(fact.relation, []).append(fact.name)
+    said = (f"{relation}: {', '.join(found[:NAMED])}." for relation, found in names.items())
+    return " ".join([f"{item.title}.", *said])
 
-    Args:
-        edges_E3: of `edges_of`.
-        popularity_I: how often each item is recommended in training.
-    """
+
+@dataclass(frozen=True)
+class Given:
+    """What a network is told of the catalogue before it learns anything."""
+
+    edges_E3: np.ndarray
+    """Of `edges_of`."""
+    content_IH: np.ndarray
+    """Vectors of `content_of`."""
+    popularity_I: np.ndarray
+    """How often each item is recommended in training."""
+
+    def save(self, path: Path) -> None:
+        """As one .npz file."""
+        with path.open("wb") as file:
+            np.savez(file, **{f.name: getattr(self, f.name) for f in fields(self)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Given":
+        """What `save` wrote."""
+        with np.load(path) as content:
+            return cls(**{f.name: content[f.name] for f in fields(cls)})
+
+
+def build(shape: Shape, given: Given) -> "torch.nn.Module":
+    """A network that begins with what is popular."""
     from ecr_ray.recommender.network import Network
 
-    return Network(shape, edges_E3, popularity_I)
+    return Network(shape, given)
 
 
-def batch_of(found: Features, text_UH: np.ndarray, together_MI: np.ndarray) -> tuple[Any, ...]:
+def batch_of(found: Features, texts: Texts, together_MI: np.ndarray) -> tuple[Any, ...]:
     """What `forward` takes, as tensors.
 
     Args:
         found: of some turns.
-        text_UH: vectors of all texts.
+        texts: those that the turns' numbers mean.
         together_MI: EASE's scores at these turns.
     """
     import torch
 
-    vectors = text_UH[np.maximum(found.text_MK, 0)].astype(np.float32) * (found.text_MK >= 0)[..., None]
+    vectors = texts.vector_UH[np.maximum(found.text_MK, 0)].astype(np.float32) * (found.text_MK >= 0)[..., None]
+    token_F, start_P = texts.tokens_of(found.text_MK.reshape(-1))
     ages = np.minimum(np.arange(features.TEXTS) + 1, features.OLDEST)
     seats = found.role_ML.astype(np.int64) * (features.OLDEST + 1) + found.age_ML
     text_seats = found.speaker_MK.astype(np.int64) * (features.OLDEST + 1) + ages
@@ -81,6 +118,8 @@ def batch_of(found: Features, text_UH: np.ndarray, together_MI: np.ndarray) -> t
         torch.from_numpy(seats),
         torch.from_numpy(found.felt_MLE.astype(np.float32)),
         torch.from_numpy(vectors),
+        torch.from_numpy(token_F.astype(np.int64)),
+        torch.from_numpy(start_P.astype(np.int64)),
         torch.from_numpy(text_seats),
         torch.from_numpy(found.length_M.astype(np.int64)),
         torch.from_numpy(np.ascontiguousarray(together_MI, dtype=np.float32)),

@@ -5,56 +5,71 @@ import torch
 from torch import Tensor, nn
 
 from ecr_ray.recommender import features
-from ecr_ray.recommender.model import Shape
+from ecr_ray.recommender.model import Given, Shape
 from ecr_ray.records import EMOTIONS, ROLES
 
 # One for every speaker and age of what was said.
 SEATS = len(ROLES) * (features.OLDEST + 1)
+# AdamW moves every weight by about its rate, however large it has to become: what stands for itself, and not for one of
+# a vector's numbers, is kept at a fifth of its size, and so learns five times as fast.
+QUICK = 5.0
+LOUDEST = 4.0
 
 
 class Network(nn.Module):
     """A batch (see model.batch_of) → scores of all items, (B, I)."""
 
-    def __init__(self, shape: Shape, edges_E3: np.ndarray, popularity_I: np.ndarray) -> None:
+    def __init__(self, shape: Shape, given: Given) -> None:
         super().__init__()
         self.shape, width = shape, shape.width
-        self._add_graph(edges_E3)
+        self._add_items(given)
         self.seat, self.text_seat, self.repeated = (_zeros(SEATS, 1) for _ in range(3))
         self.feeling = nn.Linear(len(EMOTIONS), 1, bias=False)
         self.feelings = nn.Linear(len(EMOTIONS), width, bias=False)
         self.wanted = nn.Linear(width, 1)
         self.words, self.latest = nn.Linear(shape.text_width, width), nn.Linear(shape.text_width, width)
         self.heard = nn.Linear(shape.text_width, 1)
+        self.pieces, self.piece_weight = nn.Embedding(shape.tokens, width), _zeros(shape.tokens, 1)
+        nn.init.normal_(self.pieces.weight, std=0.02)
         self.length = _zeros(features.LONGEST + 1, width)
         self.mix = nn.Sequential(
-            nn.Linear(4 * width, 2 * width), nn.GELU(), nn.Dropout(shape.dropout), nn.Linear(2 * width, width)
+            nn.Linear(5 * width, 2 * width), nn.GELU(), nn.Dropout(shape.dropout), nn.Linear(2 * width, width)
         )
         self.straight = nn.Linear(width, width, bias=False)
         nn.init.eye_(self.straight.weight)
-        start = np.log(popularity_I + 0.5) - np.log((popularity_I + 0.5).sum())
-        self.bias = nn.Parameter(torch.from_numpy(start).float())
-        self.together = nn.Parameter(torch.tensor([8.0, 1.0]))
+        counts = given.popularity_I + 0.5
+        self.bias = nn.Parameter(torch.from_numpy(np.log(counts / counts.sum())).float() / QUICK)
+        self.together = nn.Parameter(torch.tensor([8.0, 1.0]) / QUICK)
         self.dropout = nn.Dropout(shape.dropout)
 
-    def _add_graph(self, edges_E3: np.ndarray) -> None:
+    def _add_items(self, given: Given) -> None:
         shape = self.shape
         self.nodes = nn.Embedding(shape.nodes, shape.width)
         nn.init.normal_(self.nodes.weight, std=0.02)
         self.relations = nn.Embedding(2 * shape.relations, shape.width)
         nn.init.ones_(self.relations.weight)
-        item, relation, other = (torch.from_numpy(edges_E3[:, k].copy()).long() for k in range(3))
-        degree = torch.bincount(item, minlength=shape.items).clamp_min(1).float()
-        for name, values in (("item", item), ("relation", relation), ("other", other), ("degree", degree)):
-            self.register_buffer(f"edge_{name}", values, persistent=False)
+        self.content = nn.Linear(shape.text_width, shape.width, bias=False)
+        edges = given.edges_E3[np.argsort(given.edges_E3[:, 0], kind="stable")]
+        # Many edges bring the same: what a node sends by a relation is computed once.
+        sent, which = np.unique(edges[:, 1:], axis=0, return_inverse=True)
+        first = np.searchsorted(edges[:, 0], np.arange(shape.items))
+        degree = np.bincount(edges[:, 0], minlength=shape.items).clip(1)
+        kept = {"relation": sent[:, 0], "node": sent[:, 1], "sent": which.reshape(-1), "first": first}
+        for name, values in kept.items():
+            self.register_buffer(f"edge_{name}", torch.from_numpy(values.astype(np.int64)), persistent=False)
+        self.register_buffer("edge_scale", torch.from_numpy(degree**-0.5).float()[:, None], persistent=False)
+        content = torch.from_numpy(given.content_IH.astype(np.float32))
+        self.register_buffer("content_IH", content, persistent=False)
 
     def items(self) -> Tensor:
         """The items' vectors, (I, D)."""
-        own = self.nodes.weight[: self.shape.items]
-        if "graph" in self.shape.without:
-            return own
-        sent = self.nodes(self.edge_other) * self.relations(self.edge_relation)
-        received = torch.zeros_like(own).index_add_(0, self.edge_item, sent)
-        return own + received / self.edge_degree[:, None].sqrt()
+        found = self.nodes.weight[: self.shape.items]
+        if "graph" not in self.shape.without:
+            sent = self.nodes(self.edge_node) * self.relations(self.edge_relation)
+            found = found + _bags(self.edge_sent, sent, self.edge_first) * self.edge_scale
+        if "content" not in self.shape.without:
+            found = found + self.content(self.content_IH)
+        return found
 
     def forward(self, *batch: Tensor) -> Tensor:
         return self.rank(self.items(), *batch)
@@ -66,6 +81,8 @@ class Network(nn.Module):
         seat: Tensor,
         felt: Tensor,
         text: Tensor,
+        token: Tensor,
+        token_start: Tensor,
         text_seat: Tensor,
         length: Tensor,
         together: Tensor,
@@ -73,34 +90,56 @@ class Network(nn.Module):
         """The same with the items' vectors given: they change only when the network learns."""
         without = self.shape.without
         mentions = self._mentions(items, item, seat, felt)
-        said = self.dropout(torch.cat([mentions, *self._said(text, text_seat), self.length(length)], dim=-1))
-        query = self.mix(said) + self.straight(mentions)
-        scores = self.dropout(query) @ items.T + self.bias
+        said = [*self._said(text, text_seat), self._pieces(token, token_start, text_seat)]
+        if "text" in without:
+            said = [torch.zeros_like(part) for part in said]
+        told = self.dropout(torch.cat([mentions, *said, self.length(length)], dim=-1))
+        query = self.mix(told) + self.straight(mentions)
+        scores = self.dropout(query) @ items.T + QUICK * self.bias
         if "co-occurrence" not in without:
-            first, second = self.together
+            first, second = QUICK * self.together
             scores = scores + first * together + second * torch.log1p(100 * together.clamp_min(0))
         if "repetition" not in without:
-            again = self.repeated(seat)[..., 0] * (item >= 0)
+            again = QUICK * self.repeated(seat)[..., 0] * (item >= 0)
             scores = scores.scatter_add(1, item.clamp_min(0), again)
         return scores
 
     def _mentions(self, items: Tensor, item: Tensor, seat: Tensor, felt: Tensor) -> Tensor:
         """What was named, by who named it, how long ago, and how one felt, (B, D)."""
         vectors = items[item.clamp_min(0)]
-        weight = self.seat(seat)[..., 0] + self.wanted(vectors)[..., 0]
+        weight = QUICK * self.seat(seat)[..., 0] + self.wanted(vectors)[..., 0]
         if "emotions" not in self.shape.without:
             weight = weight + self.feeling(felt)[..., 0]
             vectors = vectors + self.feelings(felt)
         return _attend(weight, vectors, item >= 0)
 
     def _said(self, text: Tensor, text_seat: Tensor) -> tuple[Tensor, Tensor]:
-        """What was said, all together and by the last who spoke, (B, D) each."""
+        """Sentences: all together, and the last one, (B, D) each."""
         there = text.abs().sum(-1) > 0
-        heard = _attend(self.text_seat(text_seat)[..., 0] + self.heard(text)[..., 0], self.words(text), there)
-        latest = self.latest(text[:, 0])
-        if "text" in self.shape.without:
-            return torch.zeros_like(heard), torch.zeros_like(latest)
-        return heard, latest
+        weight = QUICK * self.text_seat(text_seat)[..., 0] + self.heard(text)[..., 0]
+        return _attend(weight, self.words(text), there), self.latest(text[:, 0])
+
+    def _pieces(self, token: Tensor, start: Tensor, text_seat: Tensor) -> Tensor:
+        """Word pieces, by their weight and that of the sentence, over the root of all weights, (B, D)."""
+        # No piece may outshout all others, whatever is learnt.
+        weight = torch.exp(QUICK * self.piece_weight(token)[..., 0].clamp(max=LOUDEST / QUICK))
+        if self.training:
+            weight = weight * (torch.rand_like(weight) >= self.shape.word_dropout)
+        bags = _bags(token, self.pieces.weight, start, weight).view(*text_seat.shape, -1)
+        mass = torch.zeros_like(start, dtype=weight.dtype).index_add(0, _owner(start, len(token)), weight)
+        seats = torch.exp(QUICK * self.text_seat(text_seat))
+        total = (seats[..., 0] * mass.view(text_seat.shape)).sum(-1, keepdim=True)
+        return (seats * bags).sum(-2) / total.clamp_min(1e-3).sqrt()
+
+
+def _bags(index: Tensor, rows: Tensor, start: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Sums of rows, those of each bag beginning at its start, (bags, D)."""
+    return nn.functional.embedding_bag(index, rows, start, mode="sum", per_sample_weights=weight)
+
+
+def _owner(start: Tensor, count: int) -> Tensor:
+    """The bag of every place, (count,): the last one that begins at or before it."""
+    return torch.searchsorted(start, torch.arange(count, device=start.device), right=True) - 1
 
 
 def _zeros(count: int, width: int) -> nn.Embedding:

@@ -1,7 +1,7 @@
 """A trained recommender: dialogues in, films out with scores and reasons; on one core, without Ray.
 
-The directory holds `recommender.json` (shape), `model.safetensors`, `catalogue.json` and `together.npz` (what is named
-together: EASE's weights, of every item the strongest).
+The directory holds `recommender.json` (shape), `model.safetensors`, `catalogue.json`, `content.npy` (the encoder's
+vectors of the items) and `together.npz` (what is named together: EASE's weights, of every item the strongest).
 """
 
 import json
@@ -22,7 +22,8 @@ from ecr_ray.recommender.examples import Turn
 from ecr_ray.recommender.linking import Linker
 from ecr_ray.recommender.reasons import Reason
 
-SHAPE, WEIGHTS, CATALOGUE, TOGETHER = "recommender.json", "model.safetensors", "catalogue.json", "together.npz"
+SHAPE, WEIGHTS, CATALOGUE = "recommender.json", "model.safetensors", "catalogue.json"
+TOGETHER, CONTENT = "together.npz", "content.npy"
 # Of what is named together with an item so many are kept; beyond, weights are next to nothing.
 NEIGHBOURS = 400
 # Sentences whose vectors are kept: a dialogue grows by one at a time.
@@ -61,6 +62,7 @@ def save(
     shape: model.Shape,
     weights: Mapping[str, Any],
     what: Catalogue,
+    content_IH: np.ndarray,
     together_II: np.ndarray,
     max_length: int,
 ) -> None:
@@ -75,6 +77,7 @@ def save(
     values = np.take_along_axis(together_II, kept, axis=1).astype(np.float16)
     with (directory / TOGETHER).open("wb") as file:
         np.savez(file, item=kept, weight=values)
+    np.save(directory / CONTENT, content_IH.astype(np.float16))
     (directory / SHAPE).write_text(json.dumps(asdict(shape) | {"max_length": max_length}, indent=2) + "\n")
 
 
@@ -97,8 +100,9 @@ class Recommender:
         self.shape = model.Shape(**{**content, "without": tuple(content["without"])})
         self.catalogue = catalogue.read(directory / CATALOGUE)
         weights = load_file(directory / WEIGHTS)
-        edges = model.edges_of(self.catalogue.graph, len(self.catalogue))
-        self._network = model.build(self.shape, edges, np.zeros(len(self.catalogue))).eval()
+        count = len(self.catalogue)
+        given = model.Given(model.edges_of(self.catalogue.graph, count), np.load(directory / CONTENT), np.zeros(count))
+        self._network = model.build(self.shape, given).eval()
         try:
             self._network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         except RuntimeError as error:
@@ -110,11 +114,12 @@ class Recommender:
         self._linker = Linker(self.catalogue)
         self._resolve = examples.resolver(self.catalogue)
         self._embedder = embed.Local(self.shape.encoder, max_length=max_length)
-        self._vector = lru_cache(REMEMBERED)(lambda text: self._embedder.embed([text])[0])
+        self._read = lru_cache(REMEMBERED)(self._read_one)
+        self._link = lru_cache(REMEMBERED)(self._linker.items)
 
     def turn(self, dialogue: Sequence[Mapping[str, Any]]) -> Turn:
         """A dialogue (`role`, `text`; perhaps `movie_ids`, `emotions`) as what is asked."""
-        return examples.of_context(dialogue, self._resolve, self._linker.items)
+        return examples.of_context(dialogue, self._resolve, self._link)
 
     def recommend(self, dialogue: Sequence[Mapping[str, Any]], count: int = 10, *, again: bool = False) -> Answer:
         """The best films after a dialogue, each with a reason.
@@ -144,12 +149,16 @@ class Recommender:
         import torch
 
         numbers = features.texts_of(turns)
-        vectors = [self._vector(text) for text in numbers]
-        texts = np.stack(vectors) if vectors else np.zeros((1, self.shape.text_width), np.float32)
+        read = [self._read(text) for text in numbers] or [(np.zeros(self.shape.text_width, np.float32), [])]
+        texts = features.Texts.of(np.stack([vector for vector, _ in read]), [pieces for _, pieces in read])
         found = features.of_turns(turns, numbers)
         batch = model.batch_of(found, texts, self._named_together(turns))
         with torch.inference_mode():
             return self._network.rank(self._items, *batch).numpy()
+
+    def _read_one(self, text: str) -> tuple[np.ndarray, list[int]]:
+        """A text's vector and its word pieces."""
+        return self._embedder.embed([text])[0], self._embedder.reader.pieces([text])[0]
 
     def _named_together(self, turns: Sequence[Turn]) -> np.ndarray:
         item, weight = self._together

@@ -132,13 +132,16 @@ def prepare(settings: RecommenderConfig, what: Catalogue, work: Path) -> None:
     turns = read_turns(settings, what, rejected)
     asked = {split: [turn for turn in turns[split] if turn.targets] for split in SPLITS}
     numbers = features.texts_of([turn for split in SPLITS for turn in asked[split]])
-    np.save(work / "texts.npy", _vectors(settings, list(numbers)))
+    said, items = list(numbers), [model.content_of(item) for item in what.items]
+    vectors = _vectors(settings, [*said, *items])
+    read = text.Reader(text.load_tokenizer(settings.encoder), settings.max_length)
+    features.Texts.of(vectors[: len(said)], read.pieces(said)).save(work)
     matrix, dialogues = examples.mentions_matrix(turns["train"], len(what))
     together = baselines.ease(matrix, settings.ridge)
     np.save(work / "together.npy", together)
-    np.save(work / "popularity.npy", _recommended(asked["train"], len(what)))
     np.save(work / "named.npy", matrix.sum(0))
-    np.save(work / "edges.npy", model.edges_of(what.graph, len(what)))
+    edges, popularity = model.edges_of(what.graph, len(what)), _recommended(asked["train"], len(what))
+    model.Given(edges, vectors[len(said) :], popularity).save(work / worker.GIVEN)
     for split in SPLITS:
         if not asked[split]:
             continue
@@ -223,16 +226,17 @@ def _targets(asked: Sequence[Turn], *, weighted: bool) -> tuple[np.ndarray, np.n
 
 def shape_of(settings: RecommenderConfig, what: Catalogue, text_width: int) -> model.Shape:
     """What the network is."""
-    parts = tuple(part for part in settings.without if part != WEIGHTS)
     return model.Shape(
-        len(what),
-        len(what.graph.names),
-        len(what.graph.relations),
-        text_width,
-        settings.encoder,
-        settings.width,
-        settings.dropout,
-        parts,
+        items=len(what),
+        nodes=len(what.graph.names),
+        relations=len(what.graph.relations),
+        text_width=text_width,
+        tokens=len(text.load_tokenizer(settings.encoder)),
+        encoder=settings.encoder,
+        width=settings.width,
+        dropout=settings.dropout,
+        word_dropout=settings.word_dropout,
+        without=tuple(part for part in settings.without if part != WEIGHTS),
     )
 
 
@@ -290,7 +294,7 @@ def train_recommender(settings: RecommenderConfig, what: Catalogue) -> Result:
             f"{data['rows']['train_turns']} turns to learn from are fewer than one batch: use a --batch (and "
             f"--micro-batch) below {settings.batch}"
         )
-    shape = shape_of(settings, what, int(np.load(work / "texts.npy", mmap_mode="r").shape[1]))
+    shape = shape_of(settings, what, features.Texts.load(work).vector_UH.shape[1])
     prepared = time.perf_counter()
     if not (work / worker.DONE).is_file():
         fit(settings, shape, work, data["rows"]["train_turns"])
@@ -316,7 +320,8 @@ def finish(
     network = worker.load_parts(work, shape)
     network.load_state_dict(weights)
     shutil.rmtree(output / "model", ignore_errors=True)
-    predict.save(output / "model", shape, weights, what, np.load(work / "together.npy"), settings.max_length)
+    given, together = model.Given.load(work / worker.GIVEN), np.load(work / "together.npy")
+    predict.save(output / "model", shape, weights, what, given.content_IH, together, settings.max_length)
     turns, asked = pickle.loads((work / "turns.pickle").read_bytes())
     again = {"resamples": settings.bootstrap, "seed": settings.seed}
     found = evaluate.measure(network.eval(), what, turns, asked, work, **again)

@@ -17,9 +17,9 @@ from ecr_ray import optimizers, storage, training
 from ecr_ray.encoders import batches
 from ecr_ray.encoders.worker import learning_rate, read_checkpoint, write_checkpoint
 from ecr_ray.recommender import model
-from ecr_ray.recommender.features import Features
+from ecr_ray.recommender.features import Features, Texts
 
-CURVE, BEST, DONE = "curve.jsonl", "best.safetensors", "done.json"
+CURVE, BEST, DONE, GIVEN = "curve.jsonl", "best.safetensors", "done.json", "given.npz"
 # Turns at once when nothing is learnt.
 EVAL_TURNS = 256
 
@@ -96,7 +96,7 @@ def train(job: Mapping[str, Any]) -> None:
 
 def load_parts(work: Path, shape: model.Shape) -> Any:
     """The network with its graph, before it has learnt anything."""
-    return model.build(shape, np.load(work / "edges.npy"), np.load(work / "popularity.npy"))
+    return model.build(shape, model.Given.load(work / GIVEN))
 
 
 class Loop:
@@ -109,7 +109,7 @@ class Loop:
         self.work, self.rank, self.workers = Path(job["work"]), rank, workers
         self.device = "cuda" if job["device"] == "gpu" else "cpu"
         self.train, self.valid = read_data(self.work / "train"), _valid(self.work / "valid")
-        self.text_UH = np.load(self.work / "texts.npy", mmap_mode="r")
+        self.texts = Texts.load(self.work)
         settings = self.settings
         every = np.ones(len(self.train))
         self.steps = batches.plan(every, settings.batch, settings.epochs, settings.seed)[: job["steps"]]
@@ -162,7 +162,7 @@ class Loop:
         self._after(step, rate, norm)
 
     def _batch(self, data: Data, rows: np.ndarray) -> tuple[Any, ...]:
-        parts = model.batch_of(data.features.of(rows), self.text_UH, data.together_MI[rows])
+        parts = model.batch_of(data.features.of(rows), self.texts, data.together_MI[rows])
         return tuple(part.to(self.device) for part in parts)
 
     def _loss(self, data: Data, rows: np.ndarray, total: float) -> Any:

@@ -39,3 +39,12 @@ def test_a_file_gives_them_back(tmp_path):
     again = features.Features.load(tmp_path / "x.npz")
     assert all(np.array_equal(a, b) for a, b in zip(vars(found).values(), vars(again).values(), strict=True))
     assert found.of(np.array([1])).item_ML[0, 0] == 7
+
+
+def test_texts_give_their_tokens_one_after_the_other(tmp_path):
+    features.Texts.of(np.eye(4, 2, dtype=np.float16), [[7, 8], [], [9], [1, 2, 3]]).save(tmp_path)
+    texts = features.Texts.load(tmp_path)
+    token, start = texts.tokens_of(np.array([3, -1, 0, 1, 2]))
+    assert token.tolist() == [1, 2, 3, 7, 8, 9] and start.tolist() == [0, 3, 3, 5, 5]
+    token, start = texts.tokens_of(np.array([-1, -1]))
+    assert token.tolist() == [] and start.tolist() == [0, 0] and texts.vector_UH.shape == (4, 2)

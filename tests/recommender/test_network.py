@@ -1,5 +1,7 @@
 """The network: what each part does to the scores, and what a batch is."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from ecr_ray.data.knowledge import Fact, Film
 from ecr_ray.recommender import catalogue, features, model
 from ecr_ray.recommender.examples import Mention, Turn
+from ecr_ray.recommender.network import QUICK
 from ecr_ray.records import EMOTIONS
 
 CATALOGUE = catalogue.of_films(
@@ -18,13 +21,26 @@ TURNS = [
     Turn("d", 0, (), (), ()),
 ]
 NUMBERS = features.texts_of(TURNS)
-TEXTS = np.random.default_rng(0).normal(size=(len(NUMBERS), 6)).astype(np.float16)
+RNG = np.random.default_rng(0)
+TEXTS = features.Texts.of(RNG.normal(size=(len(NUMBERS), 6)).astype(np.float16), [[3, 4, 3], [5]])
 COUNTS = np.array([5.0, 1, 1, 1, 0])
+GIVEN = model.Given(model.edges_of(CATALOGUE.graph, 5), RNG.normal(size=(5, 6)), COUNTS)
 
 
 def shape(*without):
     graph = CATALOGUE.graph
-    return model.Shape(5, len(graph.names), len(graph.relations), 6, "minilm", width=8, dropout=0.0, without=without)
+    return model.Shape(
+        5,
+        len(graph.names),
+        len(graph.relations),
+        6,
+        9,
+        "minilm",
+        width=8,
+        dropout=0.0,
+        word_dropout=0.0,
+        without=without,
+    )
 
 
 def batch(together=None):
@@ -34,7 +50,7 @@ def batch(together=None):
 
 def scores(*without, together=None, change=lambda network: None):
     torch.manual_seed(0)
-    network = model.build(shape(*without), model.edges_of(CATALOGUE.graph, 5), COUNTS).eval()
+    network = model.build(shape(*without), GIVEN).eval()
     with torch.inference_mode():
         change(network)
         return network(*batch(together)).numpy()
@@ -47,7 +63,7 @@ def test_edges_reach_items_in_both_directions():
 
 
 def test_it_begins_with_what_is_popular():
-    found = scores("text")
+    found = scores("text", "content")
     assert found.shape == (2, 5) and np.isfinite(found).all()
     expected = np.log(COUNTS + 0.5) - np.log((COUNTS + 0.5).sum())
     # Nothing was said or named: what is left are lengths that begin at 0, and a network's small start.
@@ -65,14 +81,14 @@ def test_having_been_named_counts_by_whom_and_how_long_ago():
     def change(network):
         network.repeated.weight.zero_()
         # The seeker, two turns ago.
-        network.repeated.weight[2] = 3.0
+        network.repeated.weight[2] = 3.0 / QUICK
 
     difference = scores(change=change) - scores()
     assert difference.round(4).tolist() == [[0, 0, 0, 3, 0], [0] * 5]
     assert scores("repetition", change=change) == pytest.approx(scores("repetition"))
 
 
-def test_feelings_words_and_graph_change_scores_unless_they_are_left_out():
+def test_feelings_words_facts_and_graph_change_scores_unless_they_are_left_out():
     def feel(network):
         network.feelings.weight.add_(1.0)
 
@@ -85,6 +101,18 @@ def test_feelings_words_and_graph_change_scores_unless_they_are_left_out():
     assert abs(scores(change=hear) - scores()).max() > 1e-3
     assert scores("text", change=hear) == pytest.approx(scores("text"))
 
+    def read(network):
+        network.pieces.weight[3] += 1.0
+
+    assert abs(scores(change=read) - scores()).max() > 1e-3
+    assert scores("text", change=read) == pytest.approx(scores("text"))
+
+    def describe(network):
+        network.content.weight.mul_(50)
+
+    assert abs(scores(change=describe) - scores()).max() > 1e-3
+    assert scores("content", change=describe) == pytest.approx(scores("content"))
+
     def link(network):
         network.relations.weight.mul_(50)
 
@@ -94,6 +122,45 @@ def test_feelings_words_and_graph_change_scores_unless_they_are_left_out():
 
 def test_given_items_change_nothing():
     torch.manual_seed(0)
-    network = model.build(shape(), model.edges_of(CATALOGUE.graph, 5), COUNTS).eval()
+    network = model.build(shape(), GIVEN).eval()
     with torch.inference_mode():
         assert torch.equal(network.rank(network.items(), *batch()), network(*batch()))
+
+
+def test_an_item_is_its_own_vector_and_what_its_neighbours_send_by_relation():
+    network = model.build(shape("content"), GIVEN).eval()
+    with torch.inference_mode():
+        network.relations.weight[0] = 2.0
+        found = network.items()
+        # Film 0 is of the genre "a" (node 5) and of the 1990s: degree 2.
+        assert CATALOGUE.graph.names[5] == "a" and CATALOGUE.graph.relations == ("genre", "decade")
+        nodes = network.nodes.weight
+        decade = CATALOGUE.graph.names.index("1990s")
+        assert torch.allclose(found[0], nodes[0] + (2 * nodes[5] + nodes[decade]) / 2**0.5, atol=1e-6)
+
+
+def test_word_pieces_are_summed_by_weight_over_the_root_of_all_weights():
+    network = model.build(shape(), GIVEN).eval()
+    _, _, _, _, token, start, text_seat, _, _ = batch()
+    assert token.tolist() == [3, 4, 3, 5] and start.tolist()[:3] == [0, 3, 4]
+    with torch.inference_mode():
+        network.piece_weight.weight[5] = np.log(2.0) / QUICK
+        # The recommender's text, the newest one, is heard three times as loud.
+        network.text_seat.weight[text_seat[0, 0]] = np.log(3.0) / QUICK
+        found, piece = network._pieces(token, start, text_seat), network.pieces.weight
+        expected = (3 * (2 * piece[3] + piece[4]) + 2 * piece[5]) / (3 * 3 + 2) ** 0.5
+        assert torch.allclose(found[0], expected, atol=1e-6) and not found[1].any()
+
+
+def test_words_that_are_not_heard_are_not_learnt_from():
+    network = model.build(dataclasses.replace(shape(), word_dropout=1.0), GIVEN).train()
+    _, _, _, _, token, start, text_seat, _, _ = batch()
+    assert not network._pieces(token, start, text_seat).any()
+    assert network.eval()._pieces(token, start, text_seat)[0].any()
+
+
+def test_what_the_encoder_is_told_of_an_item():
+    facts = tuple(Fact("", "star", f"S{n}") for n in range(9))
+    item = catalogue.Item("1", "Heat", 1995, (Fact("", "genre", "crime"), *facts))
+    assert model.content_of(item) == "Heat (1995). genre: crime. star: S0, S1, S2, S3, S4, S5."
+    assert model.content_of(catalogue.Item("2", "Alien", None)) == "Alien."
