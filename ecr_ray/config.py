@@ -511,6 +511,10 @@ class RecommenderConfig:
     """Share of word pieces that are not heard in training."""
     without: tuple[str, ...] = ()
     """Parts that are left out: emotions, graph, content, text, co-occurrence, repetition, weights (of feedback)."""
+    ablate: tuple[str, ...] = ()
+    """Parts that are each left out of one more network, trained on the same data: what a part is worth."""
+    members: int = 1
+    """Networks that rank together, trained alike from different seeds."""
     ridge: float = 200.0
     """Of EASE, which says what is named together."""
     epochs: float = 5.0

@@ -24,7 +24,7 @@ def main() -> int:
         print("this run is already complete; --overwrite runs it again")
     print("\n".join(train.lines(result.run)))
     print(f"result: {result.output} (open {result.output}/summary.html; the recommender is in {result.output}/model)")
-    rows, steps = result.run["rows"], result.run["result"]["step"]
+    rows, steps = result.run["rows"], sum(network["step"] for network in result.run["result"].values())
     return cli.finish(
         f"{rows['train_turns']:,} turns learnt, {steps:,} steps, {rows['quarantined']:,} input lines in quarantine",
         partial=rows["quarantined"] > 0,

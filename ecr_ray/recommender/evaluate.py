@@ -45,7 +45,7 @@ def network_scores(network: Any, data: worker.Data, texts: Texts) -> np.ndarray:
 
 
 def measure(
-    network: Any,
+    networks: Mapping[str, Any],
     what: Catalogue,
     turns: Mapping[str, Sequence[Turn]],
     asked: Mapping[str, Sequence[Turn]],
@@ -54,10 +54,10 @@ def measure(
     resamples: int,
     seed: int,
 ) -> Found:
-    """Every measure of the network and of every baseline, on the splits that are there.
+    """Every measure of the networks and of every baseline, on the splits that are there.
 
     Args:
-        network: that has learnt.
+        networks: that have learnt; the first one is what is reported, and every other one compared with it.
         turns: all turns by split; baselines learn from those of `train`.
         asked: those that name a film.
         work: where the workers' data is.
@@ -66,15 +66,17 @@ def measure(
     questions = {split: examples.to_rank(asked[split]) for split in ("valid", "test") if asked[split]}
     bonus = _bonus(turns["train"], questions["valid"], len(what)) if "valid" in questions else BONUSES[1]
     ranked: dict[str, dict[str, Ranked]] = {split: {} for split in questions}
-    makes: dict[str, Callable[[], Any]] = {OURS: lambda: None, **baselines.all_of(turns["train"], what, bonus)}
-    for name, make in makes.items():
-        made = make()
+
+    def place(name: str, scores: Callable[[str], np.ndarray]) -> None:
         for split, (named, rows, turn_N) in questions.items():
-            if name == OURS:
-                scores = network_scores(network, worker.read_data(work / split), texts)
-            else:
-                scores = made.scores(named)
-            ranked[split][name] = protocol.place(scores, rows, turn_N, [turn.mentioned for turn in named])
+            mentioned = [turn.mentioned for turn in named]
+            ranked[split][name] = protocol.place(scores(split), rows, turn_N, mentioned)
+
+    for name, network in networks.items():
+        place(name, lambda split, n=network: network_scores(n, worker.read_data(work / split), texts))
+    for name, make in baselines.all_of(turns["train"], what, bonus).items():
+        made = make()
+        place(name, lambda split, made=made: made.scores(questions[split][0]))
     again = {"resamples": resamples, "seed": seed}
     tables = {split: _rows(ranked[split], questions[split][1], named_I, again) for split in questions}
     return Found(tables, _ranks(ranked, questions, what), bonus)

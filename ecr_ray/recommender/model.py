@@ -14,6 +14,7 @@
 Shapes: B turns, L mentions, K texts, I items, N nodes, D width, H of the encoder, F tokens of all texts of a batch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,8 @@ from ecr_ray.recommender.features import Features, Texts
 if TYPE_CHECKING:
     import torch
 
-# Parts that an ablation leaves out.
-PARTS = ("emotions", "graph", "content", "text", "co-occurrence", "repetition")
+# Parts that an ablation leaves out; `weights`: of feedback, in training.
+PARTS = ("emotions", "graph", "content", "text", "co-occurrence", "repetition", "weights")
 # Of each relation so many names are told to the encoder.
 NAMED = 6
 
@@ -96,6 +97,25 @@ def build(shape: Shape, given: Given) -> "torch.nn.Module":
     from ecr_ray.recommender.network import Network
 
     return Network(shape, given)
+
+
+class Members:
+    """Networks that were trained alike from different seeds, ranking together: the mean of their probabilities."""
+
+    def __init__(self, networks: Sequence[Any]) -> None:
+        self._networks = networks
+
+    def items(self) -> list["torch.Tensor"]:
+        """Every network's items."""
+        return [network.items() for network in self._networks]
+
+    def rank(self, items: Sequence["torch.Tensor"], *batch: Any) -> "torch.Tensor":
+        """Log-probabilities of all items, (B, I)."""
+        import torch
+
+        parts = zip(self._networks, items, strict=True)
+        logs = torch.stack([torch.log_softmax(network.rank(own, *batch), dim=-1) for network, own in parts])
+        return torch.logsumexp(logs, dim=0) - float(np.log(len(self._networks)))
 
 
 def batch_of(found: Features, texts: Texts, together_MI: np.ndarray) -> tuple[Any, ...]:

@@ -15,49 +15,65 @@ LOUDEST = 4.0
 
 
 class Network(nn.Module):
-    """A batch (see model.batch_of) → scores of all items, (B, I)."""
+    """A batch (see model.batch_of) → scores of all items, (B, I). Parts that are left out have no weights."""
 
     def __init__(self, shape: Shape, given: Given) -> None:
         super().__init__()
         self.shape, width = shape, shape.width
         self._add_items(given)
-        self.seat, self.text_seat, self.repeated = (_zeros(SEATS, 1) for _ in range(3))
-        self.feeling = nn.Linear(len(EMOTIONS), 1, bias=False)
-        self.feelings = nn.Linear(len(EMOTIONS), width, bias=False)
+        self.seat = _zeros(SEATS, 1)
         self.wanted = nn.Linear(width, 1)
-        self.words, self.latest = nn.Linear(shape.text_width, width), nn.Linear(shape.text_width, width)
-        self.heard = nn.Linear(shape.text_width, 1)
-        self.pieces, self.piece_weight = nn.Embedding(shape.tokens, width), _zeros(shape.tokens, 1)
-        nn.init.normal_(self.pieces.weight, std=0.02)
+        if "emotions" not in shape.without:
+            self.feeling = nn.Linear(len(EMOTIONS), 1, bias=False)
+            self.feelings = nn.Linear(len(EMOTIONS), width, bias=False)
+        if "text" not in shape.without:
+            self._add_text()
         self.length = _zeros(features.LONGEST + 1, width)
+        parts = 2 if "text" in shape.without else 5
         self.mix = nn.Sequential(
-            nn.Linear(5 * width, 2 * width), nn.GELU(), nn.Dropout(shape.dropout), nn.Linear(2 * width, width)
+            nn.Linear(parts * width, 2 * width), nn.GELU(), nn.Dropout(shape.dropout), nn.Linear(2 * width, width)
         )
         self.straight = nn.Linear(width, width, bias=False)
         nn.init.eye_(self.straight.weight)
         counts = given.popularity_I + 0.5
         self.bias = nn.Parameter(torch.from_numpy(np.log(counts / counts.sum())).float())
-        self.together = nn.Parameter(torch.tensor([8.0, 1.0]))
+        if "co-occurrence" not in shape.without:
+            self.together = nn.Parameter(torch.tensor([8.0, 1.0]))
+        if "repetition" not in shape.without:
+            self.repeated = _zeros(SEATS, 1)
         self.dropout = nn.Dropout(shape.dropout)
+
+    def _add_text(self) -> None:
+        shape = self.shape
+        self.text_seat = _zeros(SEATS, 1)
+        self.words, self.latest = (nn.Linear(shape.text_width, shape.width) for _ in range(2))
+        self.heard = nn.Linear(shape.text_width, 1)
+        self.pieces, self.piece_weight = nn.Embedding(shape.tokens, shape.width), _zeros(shape.tokens, 1)
+        nn.init.normal_(self.pieces.weight, std=0.02)
 
     def _add_items(self, given: Given) -> None:
         shape = self.shape
         self.nodes = nn.Embedding(shape.nodes, shape.width)
         nn.init.normal_(self.nodes.weight, std=0.02)
-        self.relations = nn.Embedding(2 * shape.relations, shape.width)
-        nn.init.ones_(self.relations.weight)
-        self.content = nn.Linear(shape.text_width, shape.width, bias=False)
+        if "content" not in shape.without:
+            self.content = nn.Linear(shape.text_width, shape.width, bias=False)
+            content = torch.from_numpy(given.content_IH.astype(np.float32))
+            self.register_buffer("content_IH", content, persistent=False)
+        if "graph" not in shape.without:
+            self.relations = nn.Embedding(2 * shape.relations, shape.width)
+            nn.init.ones_(self.relations.weight)
+            self._add_edges(given)
+
+    def _add_edges(self, given: Given) -> None:
         edges = given.edges_E3[np.argsort(given.edges_E3[:, 0], kind="stable")]
         # Many edges bring the same: what a node sends by a relation is computed once.
         sent, which = np.unique(edges[:, 1:], axis=0, return_inverse=True)
-        first = np.searchsorted(edges[:, 0], np.arange(shape.items))
-        degree = np.bincount(edges[:, 0], minlength=shape.items).clip(1)
+        first = np.searchsorted(edges[:, 0], np.arange(self.shape.items))
+        degree = np.bincount(edges[:, 0], minlength=self.shape.items).clip(1)
         kept = {"relation": sent[:, 0], "node": sent[:, 1], "sent": which.reshape(-1), "first": first}
         for name, values in kept.items():
             self.register_buffer(f"edge_{name}", torch.from_numpy(values.astype(np.int64)), persistent=False)
         self.register_buffer("edge_scale", torch.from_numpy(degree**-0.5).float()[:, None], persistent=False)
-        content = torch.from_numpy(given.content_IH.astype(np.float32))
-        self.register_buffer("content_IH", content, persistent=False)
 
     def items(self) -> Tensor:
         """The items' vectors, (I, D)."""
@@ -88,10 +104,10 @@ class Network(nn.Module):
         """The same with the items' vectors given: they change only when the network learns."""
         without = self.shape.without
         mentions = self._mentions(items, item, seat, felt)
-        said = [*self._said(text, text_seat), self._pieces(token, token_start, text_seat)]
-        if "text" in without:
-            said = [torch.zeros_like(part) for part in said]
-        told = self.dropout(torch.cat([mentions, *said, self.length(length)], dim=-1))
+        told = [mentions, self.length(length)]
+        if "text" not in without:
+            told += [*self._said(text, text_seat), self._pieces(token, token_start, text_seat)]
+        told = self.dropout(torch.cat(told, dim=-1))
         query = self.mix(told) + self.straight(mentions)
         scores = self.dropout(query) @ items.T + self.bias
         if "co-occurrence" not in without:

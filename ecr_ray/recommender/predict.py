@@ -60,17 +60,22 @@ class Answer:
 def save(
     directory: Path,
     shape: model.Shape,
-    weights: Mapping[str, Any],
+    members: Sequence[Mapping[str, Any]],
     what: Catalogue,
     content_IH: np.ndarray,
     together_II: np.ndarray,
     max_length: int,
 ) -> None:
-    """Write a recommender; the shape comes last."""
+    """Write a recommender; the shape comes last.
+
+    Args:
+        members: weights of every network.
+    """
     from safetensors.torch import save as as_bytes
 
     directory.mkdir(parents=True, exist_ok=True)
-    storage.write_bytes(directory / WEIGHTS, as_bytes({name: t.contiguous() for name, t in weights.items()}))
+    weights = {f"{n}.{name}": tensor.contiguous() for n, one in enumerate(members) for name, tensor in one.items()}
+    storage.write_bytes(directory / WEIGHTS, as_bytes(weights))
     catalogue.save(directory / CATALOGUE, what)
     count = min(NEIGHBOURS, together_II.shape[1])
     kept = np.argsort(-np.abs(together_II), axis=1, kind="stable")[:, :count].astype(np.int32)
@@ -78,7 +83,8 @@ def save(
     with (directory / TOGETHER).open("wb") as file:
         np.savez(file, item=kept, weight=values)
     np.save(directory / CONTENT, content_IH.astype(np.float16))
-    (directory / SHAPE).write_text(json.dumps(asdict(shape) | {"max_length": max_length}, indent=2) + "\n")
+    content = asdict(shape) | {"max_length": max_length, "members": len(members)}
+    (directory / SHAPE).write_text(json.dumps(content, indent=2) + "\n")
 
 
 class Recommender:
@@ -96,17 +102,18 @@ class Recommender:
         if not (directory / SHAPE).is_file():
             raise RecommenderError(f"{directory} holds no recommender (no {SHAPE})")
         content = json.loads((directory / SHAPE).read_text())
-        max_length = content.pop("max_length")
+        max_length, members = content.pop("max_length"), content.pop("members")
         self.shape = model.Shape(**{**content, "without": tuple(content["without"])})
         self.catalogue = catalogue.read(directory / CATALOGUE)
         weights = load_file(directory / WEIGHTS)
         count = len(self.catalogue)
         given = model.Given(model.edges_of(self.catalogue.graph, count), np.load(directory / CONTENT), np.zeros(count))
-        self._network = model.build(self.shape, given).eval()
+        networks = torch.nn.ModuleList(model.build(self.shape, given) for _ in range(members)).eval()
         try:
-            self._network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+            networks.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         except RuntimeError as error:
             raise RecommenderError(f"{directory}: {WEIGHTS} does not fit {SHAPE}: {error}") from error
+        self._network = model.Members(list(networks))
         with torch.inference_mode():
             self._items = self._network.items()
         with np.load(directory / TOGETHER) as kept:
@@ -114,7 +121,7 @@ class Recommender:
         self._linker = Linker(self.catalogue)
         self._resolve = examples.resolver(self.catalogue)
         self._embedder = embed.Local(self.shape.encoder, max_length=max_length)
-        self._read = lru_cache(REMEMBERED)(self._read_one)
+        self._known: dict[str, tuple[np.ndarray, list[int]]] = {}
         self._link = lru_cache(REMEMBERED)(self._linker.items)
 
     def turn(self, dialogue: Sequence[Mapping[str, Any]]) -> Turn:
@@ -130,8 +137,7 @@ class Recommender:
         """
         turn = self.turn(dialogue)
         scores = self.scores([turn])[0]
-        probability = np.exp(scores - scores.max())
-        probability /= probability.sum()
+        probability = np.exp(scores)
         if not again:
             scores = scores.copy()
             scores[turn.mentioned] = -np.inf
@@ -145,20 +151,27 @@ class Recommender:
         return Answer(tuple(films), mentioned, self._note(turn))
 
     def scores(self, turns: Sequence[Turn]) -> np.ndarray:
-        """Of all items after each turn, (M, I)."""
+        """Log-probabilities of all items after each turn, (M, I)."""
         import torch
 
         numbers = features.texts_of(turns)
-        read = [self._read(text) for text in numbers] or [(np.zeros(self.shape.text_width, np.float32), [])]
-        texts = features.Texts.of(np.stack([vector for vector, _ in read]), [pieces for _, pieces in read])
+        texts = self._read(list(numbers))
         found = features.of_turns(turns, numbers)
         batch = model.batch_of(found, texts, self._named_together(turns))
         with torch.inference_mode():
             return self._network.rank(self._items, *batch).numpy()
 
-    def _read_one(self, text: str) -> tuple[np.ndarray, list[int]]:
-        """A text's vector and its word pieces."""
-        return self._embedder.embed([text])[0], self._embedder.reader.pieces([text])[0]
+    def _read(self, texts: Sequence[str]) -> features.Texts:
+        """Vectors and word pieces of texts; those that were read before are remembered."""
+        new = [text for text in texts if text not in self._known]
+        pieces = self._embedder.reader.pieces(new)
+        found = {text: self._known[text] for text in texts if text in self._known}
+        found |= dict(zip(new, zip(self._embedder.embed(new), pieces, strict=True), strict=True))
+        self._known |= found
+        while len(self._known) > REMEMBERED:
+            del self._known[next(iter(self._known))]
+        read = [found[text] for text in texts] or [(np.zeros(self.shape.text_width, np.float32), [])]
+        return features.Texts.of(np.stack([vector for vector, _ in read]), [ids for _, ids in read])
 
     def _named_together(self, turns: Sequence[Turn]) -> np.ndarray:
         item, weight = self._together

@@ -13,6 +13,7 @@ from ecr_ray.records import ROLES
 
 CURVE = pa.schema(
     [
+        ("network", pa.string()),
         ("step", pa.int32()),
         ("loss", pa.float64()),
         ("valid_loss", pa.float64()),
@@ -24,24 +25,28 @@ CURVE = pa.schema(
 SHOWN, FILMS = 12, 3
 
 
-def curve(entries: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """The curve as a table; of a step that was done again after a crash, the last time counts."""
-    found = {entry["step"]: entry for entry in entries}
-    rows = [{name: found[step].get(name) for name in CURVE.names} for step in sorted(found)]
+def curve(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> pa.Table:
+    """All networks' curves as a table; of a step that was done again after a crash, the last time counts."""
+    rows = []
+    for network, entries in curves.items():
+        found = {entry["step"]: {"network": network, **entry} for entry in entries}
+        rows += [{name: found[step].get(name) for name in CURVE.names} for step in sorted(found)]
     return pa.Table.from_pylist(rows, schema=CURVE)
 
 
-def draw(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The losses as SVG."""
+def draw(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """The losses as SVG; of all networks but the first what was held out only."""
     figure, axis = pages.figure(figsize=(7, 3))
-    for name, label in (("loss", "training"), ("valid_loss", "held out, every film counting once")):
-        points = [(row["step"], row[name]) for row in curve(entries).to_pylist() if row[name] is not None]
-        if points:
-            axis.plot(*zip(*points, strict=True), label=label, linewidth=1.2)
+    rows = curve(curves).to_pylist()
+    for place, network in enumerate(curves):
+        for name, label in (("loss", "training"), ("valid_loss", "held out, every film counting once")):
+            points = [(r["step"], r[name]) for r in rows if r["network"] == network and r[name] is not None]
+            if points and (name == "valid_loss" or not place):
+                axis.plot(*zip(*points, strict=True), label=f"{network}: {label}", linewidth=1.2)
     axis.set_xlabel("step")
     axis.set_ylabel("cross-entropy, nats a film")
     axis.grid(alpha=0.3)
-    axis.legend()
+    axis.legend(fontsize=7)
     return pages.svg(figure)
 
 
@@ -57,7 +62,9 @@ def shown(recommender: Recommender, asked: Sequence[Turn]) -> list[dict[str, Any
     return found
 
 
-def page(run: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], examples: list[dict[str, Any]]) -> str:
+def page(
+    run: Mapping[str, Any], curves: Mapping[str, Sequence[Mapping[str, Any]]], examples: list[dict[str, Any]]
+) -> str:
     """The HTML page."""
     return pages.render(
         "ecr_ray.recommender",
@@ -65,7 +72,7 @@ def page(run: Mapping[str, Any], entries: Sequence[Mapping[str, Any]], examples:
         number,
         run=run,
         tables={split: tabulate(rows) for split, rows in run["measures"].items()},
-        learning=draw(entries),
+        learning=draw(curves),
         shown=examples,
     )
 

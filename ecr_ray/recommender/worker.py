@@ -7,7 +7,7 @@ workers is the same run.
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,8 @@ def train(job: Mapping[str, Any]) -> None:
     """The training function.
 
     Args:
-        job: `settings`, `shape`, `work` (a directory that all nodes share), `steps`, `device`, `threads`.
+        job: `settings`, `shape`, `data` (a directory that all nodes share), `work` (another one, of this network
+            alone), `steps`, `device`, `threads`.
     """
     training.prepare_worker(job["device"], job["threads"])
     import ray.train
@@ -94,9 +95,9 @@ def train(job: Mapping[str, Any]) -> None:
     Loop(job, context.get_world_rank(), context.get_world_size()).run()
 
 
-def load_parts(work: Path, shape: model.Shape) -> Any:
-    """The network with its graph, before it has learnt anything."""
-    return model.build(shape, model.Given.load(work / GIVEN))
+def as_one(data: Data) -> Data:
+    """The same with every film counting once, whatever was said of it."""
+    return replace(data, weight_MT=(data.target_MT >= 0).astype(np.float32))
 
 
 class Loop:
@@ -108,8 +109,10 @@ class Loop:
         self.settings, self.shape = Settings(**job["settings"]), model.Shape(**job["shape"])
         self.work, self.rank, self.workers = Path(job["work"]), rank, workers
         self.device = "cuda" if job["device"] == "gpu" else "cpu"
-        self.train, self.valid = read_data(self.work / "train"), _valid(self.work / "valid")
-        self.texts = Texts.load(self.work)
+        data = Path(job["data"])
+        self.train, self.valid, self.texts = read_data(data / "train"), _valid(data / "valid"), Texts.load(data)
+        if "weights" in self.shape.without:
+            self.train = as_one(self.train)
         settings = self.settings
         every = np.ones(len(self.train))
         self.steps = batches.plan(every, settings.batch, settings.epochs, settings.seed)[: job["steps"]]
@@ -117,7 +120,7 @@ class Loop:
         self.progress, state = read_checkpoint(self.work)
         self.cut = training.batching(settings.batch, settings.micro_batch, workers)
         self.stepper = optimizers.make(
-            load_parts(self.work, self.shape),
+            model.build(self.shape, model.Given.load(data / GIVEN)),
             optimizers.Settings(
                 workers, self.cut, settings.weight_decay, settings.gradient_clip, job["device"], settings.zero_stage,
                 betas=(0.9, 0.999), epsilon=1e-8,

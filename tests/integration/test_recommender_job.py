@@ -37,11 +37,12 @@ def finish(process, code=0):
 @pytest.fixture(scope="module")
 def undisturbed(cluster, tmp_path_factory):
     out = tmp_path_factory.mktemp("recommender") / "whole"
-    return out, finish(job("--output", out, *COMMON, submit=True))
+    return out, finish(job("--output", out, *COMMON, "--members", 2, "--ablate", "graph", submit=True))
 
 
 def curve(directory):
-    return [(row["step"], row["loss"]) for row in pq.read_table(directory / "curve.parquet").to_pylist()]
+    rows = pq.read_table(directory / "curve.parquet").to_pylist()
+    return [(row["step"], row["loss"]) for row in rows if row["network"] == "network 1"]
 
 
 def test_it_learns_and_says_how_well(undisturbed):
@@ -54,6 +55,7 @@ def test_it_learns_and_says_how_well(undisturbed):
     assert ours["low"] <= ours["value"] <= ours["high"] and ours["n"] == run["rows"]["test_films"]
     names = {name for name, *_ in rows}
     assert {"popularity", "EASE", "neighbours of the last film", "text similarity"} <= names
+    assert {"network 1", "network 2", "without graph"} <= names and {"network 1", "without graph"} <= set(run["result"])
     assert rows["popularity", "published", "R@50"]["ahead"]["value"] == pytest.approx(
         ours["value"] - rows["popularity", "published", "R@50"]["value"]
     )
@@ -71,7 +73,7 @@ def test_two_workers_one_of_them_killed_give_the_same_run(undisturbed, tmp_path)
     out = tmp_path / "two"
     process = job("--output", out, *COMMON, "--workers", 2, "--zero-stage", 1)
     deadline = time.monotonic() + 200
-    while not list((out / ".work" / "checkpoints").glob("checkpoint-*/complete.json")):
+    while not list((out / ".work" / "network-1" / "checkpoints").glob("checkpoint-*/complete.json")):
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.1)
     workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
