@@ -140,9 +140,14 @@ def _graph_of_facts(items: Sequence[Item]) -> Graph:
 
 
 def _with_facts(graph: Graph, items: Sequence[Item], relations: Collection[str]) -> Graph:
-    """The graph with the items' facts of these relations, and the decades that they are from."""
+    """The graph with the items' facts of these relations, and the decades that they are from.
+
+    A name that the graph has already is that node.
+    """
     names, kinds = list(graph.names), {name: number for number, name in enumerate(graph.relations)}
     nodes: dict[str, int] = {}
+    for number, name in enumerate(graph.names[len(items) :], start=len(items)):
+        nodes.setdefault(f"name:{normal(name)}", number)
     edges = set()
     for head, item in enumerate(items):
         facts = [(fact.relation, fact.name) for fact in item.facts if fact.relation in relations]
@@ -156,7 +161,7 @@ def _with_facts(graph: Graph, items: Sequence[Item], relations: Collection[str])
                 names.append(name)
             edges.add((head, kinds.setdefault(relation, len(kinds)), nodes[key]))
     added = np.array(sorted(edges), dtype=np.int64).reshape(-1, 3)
-    return Graph(tuple(names), tuple(kinds), np.concatenate([graph.edges_E3, added]))
+    return Graph(tuple(names), tuple(kinds), np.unique(np.concatenate([graph.edges_E3, added]), axis=0))
 
 
 def save(path: Path, what: Catalogue) -> None:
@@ -259,7 +264,7 @@ def _names(value: Any, where: str, relation: str) -> list[str]:
 
 def _redial() -> Catalogue:
     """ReDial's films that DBpedia knows, an item an entity, in the order of `item_ids.json`, with UniCRS's graph,
-    genres and decades.
+    the film list's facts and decades.
 
     Raises:
         InputError: a file is missing, or its ids do not fit those of another.
@@ -285,8 +290,8 @@ def _redial() -> Catalogue:
         facts = next((films[i].facts for i in ids if i in films), ())
         items.append(Item(ids[0], name, year, facts, tuple(ids[1:])))
     graph, dangling = _dbpedia(content, [item.title for item in items])
-    # DBpedia knows who made a film, but hardly its genre.
-    graph = _with_facts(graph, items, {"genre"})
+    # DBpedia hardly knows a film's genre, and not everybody who made it.
+    graph = _with_facts(graph, items, RELATIONS)
     notes = [f"{dangling} edges of the graph lead to an entity that it does not have: left out"] if dangling else []
     return Catalogue(tuple(items), graph, tuple(notes))
 

@@ -249,7 +249,8 @@ def finish(
 
 def _network(variant: Variant, given: model.Given, weights: dict[str, Any]) -> Any:
     network = model.build(variant.shape, given)
-    network.load_state_dict(weights)
+    # What is measured is what is kept.
+    network.load_state_dict({name: tensor.float() for name, tensor in predict.rounded(weights).items()})
     return network.eval()
 
 

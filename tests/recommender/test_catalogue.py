@@ -85,6 +85,6 @@ def test_edges_that_lead_nowhere_are_counted_and_left_out():
 def test_redials_own():
     found = catalogue.load("redial")
     assert len(found) == 6281 and not found.notes
-    # What DBpedia has, 27 genres and 12 decades.
-    assert len(found.graph.names) == 31_161 + 39 and {"horror", "1990s"} <= set(found.graph.names[31_161:])
+    # What DBpedia has, genres, decades, and people whom only the film list names.
+    assert len(found.graph.names) == 38_436 and {"horror", "1990s"} <= set(found.graph.names[31_161:])
     assert len(found.graph.edges_E3) > 70_000
