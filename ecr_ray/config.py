@@ -504,15 +504,16 @@ class RecommenderConfig:
     """What turns sentences into vectors: `minilm` (comes as a package), a directory, or a hub id."""
     max_length: int = 64
     """Tokens that are read of a speaker's turn; of a longer one its end."""
-    width: int = 128
+    width: int = 192
     """Of the items' vectors."""
-    dropout: float = 0.4
+    dropout: float = 0.5
     word_dropout: float = 0.3
     """Share of word pieces that are not heard in training."""
     without: tuple[str, ...] = ()
     """Parts that are left out: emotions, graph, content, text, co-occurrence, repetition, weights (of feedback)."""
     ablate: tuple[str, ...] = ()
-    """Parts that are each left out of one more network, trained on the same data: what a part is worth."""
+    """Parts that are each left out of one more network (or put in, where --without leaves them out), trained on the
+    same data: what a part is worth."""
     members: int = 1
     """Networks that rank together, trained alike from different seeds."""
     ridge: float = 200.0

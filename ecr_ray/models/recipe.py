@@ -1,6 +1,6 @@
-"""How the bundled models are made: `python -m ecr_ray.models.recipe tokenizer|chat|judge|reader|critic|ppo|emotion`.
+"""How the bundled models are made: `python -m ecr_ray.models.recipe NAME`, NAME as `--help` lists them.
 
-Needs ReDial (for the last one GoEmotions) below ECR_DATA_DIR; made in this order. Every model is trained by the
+Needs ReDial (`emotion` GoEmotions, `recommender` the DBpedia graph) below ECR_DATA_DIR; made in this order. Every model is trained by the
 project's jobs on the split `train` only; `--print` shows the commands without running them. What a run leaves in
 runs/models is picked up again when the same is run once more.
 """
@@ -19,11 +19,20 @@ from ecr_ray import prompts
 from ecr_ray.data import reading, sample
 from ecr_ray.models import tiny
 from ecr_ray.policy import judging
+from ecr_ray.recommender.model import PARTS
 
 RUNS = Path("runs/models")
 # Split → turns: as many as two cores train on in a quarter of an hour.
 _SCORED = {"train": 28_000, "valid": 2_000, "test": 3_500}
 _REDIAL = "--input redial:train --valid-input redial:valid --bf16 --seed 0 --eval-every 400 --save-every 400"
+_ANNOTATED = (
+    f"{name} {RUNS}/emotions-{split}"
+    for name, split in zip(("--input", "--valid-input", "--test-input"), _SCORED, strict=True)
+)
+_RECOMMENDER = (
+    f"jobs/train_recommender.py {' '.join(_ANNOTATED)} --batch 256 --micro-batch 256 --learning-rate 1.5e-3 "
+    "--eval-every 50 --save-every 200 --seed 0"
+)
 # From scratch the whole of every dialogue is learnt, then only how to answer.
 STEPS = {
     "chat": {
@@ -59,6 +68,13 @@ STEPS = {
     },
     "emotion": {
         "emotion": "jobs/train_emotion.py --bf16 --seed 0 --epochs 2 --eval-every 300 --save-every 600",
+    },
+    # What the published figures are about, with every part left out once; then the one over the embedded films.
+    "recommender": {
+        **{f"emotions-{split}": f"jobs/annotate.py --input redial:{split}" for split in _SCORED},
+        "recommender-redial": f"{_RECOMMENDER} --catalogue redial --width 192 --dropout 0.5 --members 3 "
+        f"--without weights --ablate {' '.join(PARTS)}",
+        "recommender": f"{_RECOMMENDER} --catalogue sample --width 64 --dropout 0.5 --without weights",
     },
 }
 

@@ -76,10 +76,20 @@ def ease(matrix_DI: np.ndarray, ridge: float) -> np.ndarray:
     """The item-to-item weights B of EASE, (I, I) with a diagonal of 0: the least-squares fit of X by X B.
 
     B = I − P / diag(P) with P = (XᵀX + λ)⁻¹. An item that nobody named has no weights.
+
+    Raises:
+        ValueError: the ridge is 0, and there is no inverse.
     """
+    from scipy.linalg import lapack
+
     gram = (matrix_DI.T @ matrix_DI).astype(np.float64)
     gram[np.diag_indices_from(gram)] += ridge
-    inverse = np.linalg.inv(gram)
+    # Symmetric and positive: by Cholesky in a third of the time that a general inverse takes.
+    factor, failed = lapack.dpotrf(gram, lower=1)
+    if failed:
+        raise ValueError(f"EASE needs a ridge above 0, not {ridge}")
+    lower = np.tril(lapack.dpotri(factor, lower=1)[0])
+    inverse = lower + np.tril(lower, -1).T
     weights = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0)
     return weights.astype(np.float32)

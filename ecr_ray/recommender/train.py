@@ -109,12 +109,12 @@ class Variant:
 
 def variants(settings: RecommenderConfig, shape: model.Shape) -> list[Variant]:
     """Everything that a run trains, one after the other; the recommender's own come first."""
-    own = [Variant(f"network {n + 1}", shape, settings.seed + n) for n in range(settings.members)]
-    ablated = [
-        Variant(f"without {part}", replace(shape, without=(*shape.without, part)), settings.seed)
-        for part in settings.ablate
-    ]
-    return own + ablated
+    found = [Variant(f"network {n + 1}", shape, settings.seed + n) for n in range(settings.members)]
+    for part in settings.ablate:
+        rest = tuple(other for other in shape.without if other != part)
+        name, without = ("with", rest) if part in shape.without else ("without", (*rest, part))
+        found.append(Variant(f"{name} {part}", replace(shape, without=without), settings.seed))
+    return found
 
 
 def fit(settings: RecommenderConfig, variant: Variant, work: Path, turns: int) -> None:

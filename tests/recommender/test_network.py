@@ -9,6 +9,7 @@ import torch
 from ecr_ray.data.knowledge import Fact, Film
 from ecr_ray.recommender import catalogue, features, model
 from ecr_ray.recommender.examples import Mention, Turn
+from ecr_ray.recommender.network import QUICK
 from ecr_ray.records import EMOTIONS
 
 CATALOGUE = catalogue.of_films(
@@ -80,7 +81,7 @@ def test_having_been_named_counts_by_whom_and_how_long_ago():
     def change(network):
         network.repeated.weight.zero_()
         # The seeker, two turns ago.
-        network.repeated.weight[2] = 3.0
+        network.repeated.weight[2] = 3.0 / QUICK
 
     difference = scores(change=change) - scores()
     assert difference.round(4).tolist() == [[0, 0, 0, 3, 0], [0] * 5]
@@ -165,7 +166,7 @@ def test_word_pieces_are_summed_by_weight_over_the_root_of_all_weights():
     with torch.inference_mode():
         network.piece_weight.weight[5] = np.log(2.0)
         # The recommender's text, the newest one, is heard three times as loud.
-        network.text_seat.weight[text_seat[0, 0]] = np.log(3.0)
+        network.text_seat.weight[text_seat[0, 0]] = np.log(3.0) / QUICK
         found, piece = network._pieces(token, start, text_seat), network.pieces.weight
         expected = (3 * (2 * piece[3] + piece[4]) + 2 * piece[5]) / (3 * 3 + 2) ** 0.5
         assert torch.allclose(found[0], expected, atol=1e-6) and not found[1].any()
