@@ -1,8 +1,8 @@
 """How the bundled models are made: `python -m ecr_ray.models.recipe NAME`, NAME as `--help` lists them.
 
-Needs ReDial (`emotion` GoEmotions, `recommender` the DBpedia graph) below ECR_DATA_DIR; made in this order. Every model is trained by the
-project's jobs on the split `train` only; `--print` shows the commands without running them. What a run leaves in
-runs/models is picked up again when the same is run once more.
+Needs ReDial (`emotion` GoEmotions, `recommender` the DBpedia graph) below ECR_DATA_DIR; made in this order. Every model
+is trained by the project's jobs on the split `train` only; `--print` shows the commands without running them. What a
+run leaves in runs/models is picked up again when the same is run once more.
 """
 
 import argparse
