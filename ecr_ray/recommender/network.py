@@ -29,6 +29,9 @@ class Network(nn.Module):
         if "emotions" not in shape.without:
             self.feeling = nn.Linear(len(EMOTIONS), 1, bias=False)
             self.feelings = nn.Linear(len(EMOTIONS), width, bias=False)
+            # Beside the items' small vectors whatever else they began with would be noise.
+            nn.init.zeros_(self.feeling.weight)
+            nn.init.zeros_(self.feelings.weight)
         if "text" not in shape.without:
             self._add_text()
         self.length = _zeros(features.LONGEST + 1, width)
