@@ -53,6 +53,7 @@ def measure(
     *,
     resamples: int,
     seed: int,
+    beside: Mapping[str, str] | None = None,
 ) -> Found:
     """Every measure of the networks and of every baseline, on the splits that are there.
 
@@ -61,6 +62,7 @@ def measure(
         turns: all turns by split; baselines learn from those of `train`.
         asked: those that name a film.
         work: where the workers' data is.
+        beside: network → another one that it is compared with, in place of the first.
     """
     texts, named_I = Texts.load(work), np.load(work / "named.npy")
     questions = {split: examples.to_rank(asked[split]) for split in ("valid", "test") if asked[split]}
@@ -78,18 +80,20 @@ def measure(
         made = make()
         place(name, lambda split, made=made: made.scores(questions[split][0]))
     again = {"resamples": resamples, "seed": seed}
-    tables = {split: _rows(ranked[split], questions[split][1], named_I, again) for split in questions}
+    tables = {split: _rows(ranked[split], questions[split][1], named_I, again, beside or {}) for split in questions}
     return Found(tables, _ranks(ranked, questions, what), bonus)
 
 
 def _rows(
-    ranked: Mapping[str, Ranked], rows: Examples, named_I: np.ndarray, again: dict[str, int]
+    ranked: Mapping[str, Ranked], rows: Examples, named_I: np.ndarray, again: dict[str, int], beside: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     found = []
     for name, places in ranked.items():
-        ahead = {} if name == OURS else protocol.ahead(ranked[OURS], places, rows, **again)
+        other = beside.get(name, OURS)
+        ahead = {} if name == OURS else protocol.ahead(ranked[other], places, rows, **again)
         for row in protocol.figures(places, rows, named_I, **again):
-            found.append({"model": name, **row, "ahead": ahead.get((row["protocol"], row["measure"]))})
+            difference = ahead.get((row["protocol"], row["measure"]))
+            found.append({"model": name, **row, "ahead": difference and {"of": other, **difference}})
     return found
 
 

@@ -216,7 +216,8 @@ def finish(
     ranking = {evaluate.OURS: model.Members([networks[variant.name] for variant in own])}
     # What a part is worth, one network says: beside it stands one with all parts.
     ranking |= {v.name: networks[v.name] for v in trained if settings.ablate or settings.members > 1}
-    found = evaluate.measure(ranking, what, turns, asked, work, **again)
+    beside = {variant.name: trained[0].name for variant in trained[settings.members :]}
+    found = evaluate.measure(ranking, what, turns, asked, work, **again, beside=beside)
     storage.write_parquet(output / "ranks.parquet", found.ranks)
     curves = {variant.name: _curve(place(work, variant)) for variant in trained}
     storage.write_parquet(output / "curve.parquet", report.curve(curves))
