@@ -3,8 +3,8 @@
 Between `<!-- NAME -->` and `<!-- /NAME -->` stands what `results/NAME.json` (a benchmark record, as a table) or
 `results/NAME.txt` (a command's output, as a block) says, between `<!-- metrics -->` the table of metrics, and between
 `<!-- ppo-sweep -->` and `<!-- ppo-verifiable -->` what the bundled policy's runs gained, between `<!-- emotion -->`
-what the bundled classifier is worth, between `<!-- linking -->` how well titles are found; nothing there is typed by
-hand.
+what the bundled classifier is worth, between `<!-- recommender -->` how well ReDial's films are ranked, between
+`<!-- linking -->` how well titles are found; nothing there is typed by hand.
 """
 
 import json
@@ -15,6 +15,7 @@ from ecr_ray import benchmarks
 from ecr_ray.cluster import metrics
 from ecr_ray.emotion import card as emotion_card
 from ecr_ray.models import ppo_card, tiny
+from ecr_ray.recommender import card as recommender_card
 from ecr_ray.recommender import linking_measures
 
 RESULTS = Path(__file__).parent / "results"
@@ -44,6 +45,9 @@ def _shown(results: Path, name: str) -> str:
         return ppo_card.verifiable(tiny.HERE / "ecr-tiny-ppo")
     if name == "linking":
         return linking_measures.table(json.loads((results / "linking.json").read_text()))
+    if name == "recommender":
+        record = tiny.HERE / "ecr-tiny-recommender" / "run-recommender-redial.json"
+        return recommender_card.summary(json.loads(record.read_text()))
     if name == "emotion":
         return emotion_card.summary(json.loads((tiny.HERE / "ecr-tiny-emotion" / "run.json").read_text()))
     if (results / f"{name}.txt").is_file():

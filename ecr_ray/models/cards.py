@@ -14,6 +14,7 @@ from ecr_ray.critic import evaluate, people
 from ecr_ray.emotion import card as emotion_card
 from ecr_ray.models import judge_measures, ppo_card, recipe, tiny
 from ecr_ray.models.measure import RECORD
+from ecr_ray.recommender import card as recommender_card
 
 _DATA = """\
 ReDial (Li, Kahou, Schulz, Michalski, Charlin, Pal, "Towards Deep Conversational Recommendations", NeurIPS 2018),
@@ -78,6 +79,12 @@ TEXTS: dict[str, dict[str, str]] = {
         "data": emotion_card.DATA,
         "cannot": emotion_card.CANNOT,
     },
+    "ecr-tiny-recommender": {
+        "what": "Ranks the films of the embedded sample after a dialogue, and says why: who named which films, with what "
+        "feeling, in what words. all-MiniLM-L6-v2 (Apache-2.0, comes as a package) reads the words.",
+        "data": recommender_card.DATA,
+        "cannot": recommender_card.CANNOT,
+    },
 }
 
 
@@ -100,6 +107,8 @@ def card(name: str, directory: Path) -> str:
 def _figures(name: str, directory: Path, run: Mapping[str, Any]) -> list[str]:
     if run["stage"] == "emotion":
         return emotion_card.sections(run)
+    if run["stage"] == "recommender":
+        return recommender_card.sections(run)
     return _critic(run) if run["stage"] == "critic" else _language_model(name, directory)
 
 
@@ -158,10 +167,11 @@ def _sources(run: Mapping[str, Any]) -> str:
 def _made(kind: str, run: Mapping[str, Any]) -> str:
     commands = "\n".join(shlex.join(["python", *words]) for words in recipe.commands(kind))
     machine = run["hardware"]
-    minutes = f"{run['timings_s']['train'] / 60:.0f} minutes on {machine['cores']} cores ({machine['cpu']}), no GPU"
+    seconds = sum(spent for name, spent in run["timings_s"].items() if name.startswith("train"))
+    minutes = f"{seconds / 60:.0f} minutes on {machine['cores']} cores ({machine['cpu']}), no GPU"
     with_ = (
         ""
-        if run["stage"] in ("critic", "emotion")
+        if run["stage"] in ("critic", "emotion", "recommender")
         else " (with the tokenizer of `python -m ecr_ray.models.recipe tokenizer`)"
     )
     return (
@@ -172,6 +182,9 @@ def _made(kind: str, run: Mapping[str, Any]) -> str:
 
 
 def _went(found: Mapping[str, Any]) -> str:
+    if "network 1" in found:
+        only = found["network 1"]
+        return f"{only['step']:,} steps, the weights of step {only['best_step']:,}, loss {only['best']:.3f} nats a film"
     if "gain" in found:
         return f"{found['steps']:,} steps, the policy of step {found['kept_step']:,}"
     if "steps" in found:

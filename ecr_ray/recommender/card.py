@@ -110,9 +110,9 @@ def summary(run: Mapping[str, Any]) -> str:
         seconds for name, seconds in run["timings_s"].items() if name.startswith(("prepare", "train network"))
     )
     trained = (
-        f"{rows['train_turns']:,} turns of the split train learnt, {run['config']['members']} networks ranking together, "
-        f"{minutes / 60:.0f} minutes with the preparation on {machine['cores']} cores; weights, and everything else that "
-        "was chosen, by the split valid."
+        f"{rows['train_turns']:,} turns of the split train learnt, {run['config']['members']} networks ranking "
+        f"together, {minutes / 60:.0f} minutes with the preparation on {machine['cores']} cores; weights, and "
+        "everything else that was chosen, by the split valid."
     )
     said = (
         f"ReDial's test split, {rows['test_films']:,} examples over {rows['items']:,} films, as published: films named "
@@ -124,8 +124,8 @@ def summary(run: Mapping[str, Any]) -> str:
             published(run),
             "What that protocol hides: films named before masked, and other things worth knowing.",
             honest(run),
-            "What each part is worth: the same network trained without it, seed and all else alike; in brackets how far the "
-            "first line is ahead.",
+            "What each part is worth: the same network trained without it, seed and all else alike; in brackets how far "
+            "the first line is ahead.",
             ablation(run),
         ]
     )
@@ -135,8 +135,8 @@ def sections(run: Mapping[str, Any]) -> list[str]:
     """The bundled recommender's card: figures on ReDial's test dialogues, over the embedded films."""
     rows = run["rows"]
     said = (
-        f"ReDial's test split, the {rows['test_films']:,} examples that ask for one of these {rows['items']:,} films, seed "
-        f"{run['seed']}; in brackets 95 % intervals over dialogues. All figures are in `run.json`."
+        f"ReDial's test split, the {rows['test_films']:,} examples that ask for one of these {rows['items']:,} films, "
+        f"seed {run['seed']}; in brackets 95 % intervals over dialogues. All figures are in `run.json`."
     )
     return ["## Measured", said, _measured(run), "## With films that were named before masked", honest(run)]
 
