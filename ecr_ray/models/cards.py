@@ -80,8 +80,8 @@ TEXTS: dict[str, dict[str, str]] = {
         "cannot": emotion_card.CANNOT,
     },
     "ecr-tiny-recommender": {
-        "what": "Ranks the films of the embedded sample after a dialogue, and says why: who named which films, with what "
-        "feeling, in what words. all-MiniLM-L6-v2 (Apache-2.0, comes as a package) reads the words.",
+        "what": "Ranks the films of the embedded sample after a dialogue, and says why: who named which films, with "
+        "what feeling, in what words. all-MiniLM-L6-v2 (Apache-2.0, comes as a package) reads the words.",
         "data": recommender_card.DATA,
         "cannot": recommender_card.CANNOT,
     },

@@ -98,6 +98,12 @@ def ablation(run: Mapping[str, Any], split: str = "test") -> str:
     return "\n".join(lines)
 
 
+def _compared(run: Mapping[str, Any], split: str = "test") -> str:
+    """Who the networks that lack a part are compared with."""
+    first, *_ = (row["ahead"] for row in run["measures"][split] if row["model"].startswith("without ") and row["ahead"])
+    return "the first line" if first.get("of", OURS) != OURS else f"{OURS} above"
+
+
 def _but(run: Mapping[str, Any]) -> str:
     left_out = run["config"]["without"]
     return f" but {', '.join(left_out)}" if left_out else ""
@@ -124,8 +130,8 @@ def summary(run: Mapping[str, Any]) -> str:
             published(run),
             "What that protocol hides: films named before masked, and other things worth knowing.",
             honest(run),
-            "What each part is worth: the same network trained without it, seed and all else alike; in brackets how far "
-            "the first line is ahead.",
+            f"What each part is worth: the same network trained without it, seed and all else alike; in brackets how "
+            f"far {_compared(run)} is ahead.",
             ablation(run),
         ]
     )

@@ -97,6 +97,32 @@ def test_the_emotion_classifier_reads_plain_feelings_and_its_card_says_what_its_
     assert (directory / "README.md").read_text(encoding="utf-8") == cards.card("ecr-tiny-emotion", directory)
 
 
+def test_the_recommender_recommends_sensibly_and_says_why():
+    from ecr_ray.recommender.predict import Recommender
+
+    name = "ecr-tiny-recommender"
+    directory = tiny.HERE / name
+    assert size(name) <= 6e6
+    recommender = Recommender(directory)
+    genres = {i.item_id: {f.name for f in i.facts if f.relation == "genre"} for i in recommender.catalogue.items}
+    for asked, genre in (
+        ("I am in the mood for something really scary tonight", "horror"),
+        ("Do you know a good cartoon for my kids?", "animation"),
+        ("I loved The Matrix (1999), more like that please", "sci-fi"),
+    ):
+        found = recommender.recommend([{"role": "seeker", "text": asked}], 10)
+        of_it = sum(genre in genres[film.item_id] for film in found.films)
+        among_all = sum(genre in known for known in genres.values()) / len(genres)
+        assert of_it >= 5 and of_it > 2 * 10 * among_all, (asked, of_it, among_all, found)
+        assert all(film.reason.text for film in found.films)
+    assert "1999" in str(found.films[0].reason.text) or any("Matrix" in film.reason.text for film in found.films)
+    run = json.loads((directory / "run.json").read_text())
+    assert run["stage"] == "recommender"
+    weights = storage.digest(directory / "model.safetensors")["sha256"]
+    assert weights in [file["sha256"] for file in run["model"]]
+    assert (directory / "README.md").read_text(encoding="utf-8") == cards.card(name, directory)
+
+
 @pytest.mark.parametrize("name", ADAPTERS)
 def test_an_adapter_is_of_the_chat_model_and_changes_it_as_its_card_says(name):
     from ecr_ray.models import ppo_measures
@@ -147,10 +173,13 @@ def test_the_recipes_commands_are_commands_of_the_job(model):
         "jobs/train_critic.py": (config.CriticConfig, "critic"),
         "jobs/ppo.py": (config.PpoConfig, "ppo"),
         "jobs/train_emotion.py": (config.EmotionConfig, "emotion"),
+        "jobs/annotate.py": (config.AnnotateConfig, "annotate"),
+        "jobs/train_recommender.py": (config.RecommenderConfig, "recommender"),
     }
     for words in recipe.commands(model):
         settings = config.load(*stages[words[0]], words[1:])
         assert settings.profile == "tiny"
     if words[0] == "jobs/sft.py":
         assert settings.save_every % settings.eval_every == 0
-    assert settings.save_dtype == "float16"
+    if words[0] in ("jobs/sft.py", "jobs/ppo.py"):
+        assert settings.save_dtype == "float16"
