@@ -10,7 +10,7 @@ from ecr_ray.models.measure import RECORD
 
 BUNDLED = [name for name in tiny.BUNDLED if (tiny.HERE / name).is_dir()]
 ADAPTERS = [name for name in tiny.ADAPTERS if (tiny.HERE / name).is_dir()]
-OTHERS = (*tiny.BUNDLED, *tiny.ADAPTERS, "ecr-tiny-emotion")
+OTHERS = (*tiny.BUNDLED, *tiny.ADAPTERS, "ecr-tiny-emotion", "ecr-tiny-recommender")
 CRITICS = [n for n in cards.TEXTS if n not in OTHERS and (tiny.HERE / n).is_dir()]
 
 
