@@ -30,7 +30,7 @@ _ANNOTATED = (
     for name, split in zip(("--input", "--valid-input", "--test-input"), _SCORED, strict=True)
 )
 _RECOMMENDER = (
-    f"jobs/train_recommender.py {' '.join(_ANNOTATED)} --batch 256 --micro-batch 256 --learning-rate 1.5e-3 "
+    f"jobs/train_recommender.py {' '.join(_ANNOTATED)} --learning-rate 1.5e-3 --dropout 0.5 "
     "--eval-every 50 --save-every 200 --seed 0"
 )
 # From scratch the whole of every dialogue is learnt, then only how to answer.
@@ -72,9 +72,11 @@ STEPS = {
     # What the published figures are about, with every part left out once; then the one over the embedded films.
     "recommender": {
         **{f"emotions-{split}": f"jobs/annotate.py --input redial:{split}" for split in _SCORED},
-        "recommender-redial": f"{_RECOMMENDER} --catalogue redial --width 192 --dropout 0.5 --members 3 "
+        "recommender-redial": f"{_RECOMMENDER} --catalogue redial --width 192 --members 3 "
+        "--batch 256 --micro-batch 256 --epochs 5 "
         f"--without weights --ablate {' '.join(PARTS)}",
-        "recommender": f"{_RECOMMENDER} --catalogue sample --width 64 --dropout 0.5 --without weights",
+        "recommender": f"{_RECOMMENDER} --catalogue sample --width 64 --batch 64 --micro-batch 64 "
+        "--epochs 8 --without weights",
     },
 }
 

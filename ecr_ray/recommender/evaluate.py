@@ -15,19 +15,21 @@ from ecr_ray.recommender.features import Texts
 from ecr_ray.recommender.protocol import Examples, Ranked
 
 OURS = "ecr_ray"
-# What a film that was named before gets on top of EASE's score; the best one on the validation split is taken.
-BONUSES = (0.02, 0.05, 0.1, 0.2)
+AGAIN = "with a bonus for films mentioned before"
+# What a film that was named before gets on top of EASE's score, and of the network's, in nats: the protocol rewards
+# what names films again. The best one on the validation split is taken.
+BONUSES, OWN_BONUSES = (0.02, 0.05, 0.1, 0.2), (0.0, 0.5, 1.0, 2.0, 3.0)
 # A split's turns that name a film, their examples, and the turn of every example.
 Questions = tuple[list[Turn], Examples, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Found:
-    """Rows of measures by split, every example's ranks, and the bonus that was chosen."""
+    """Rows of measures by split, every example's ranks, and the bonus that was chosen for each."""
 
     rows: dict[str, list[dict[str, Any]]]
     ranks: pa.Table
-    bonus: float
+    bonus: dict[str, float]
 
 
 def network_scores(network: Any, data: worker.Data, texts: Texts) -> np.ndarray:
@@ -58,15 +60,22 @@ def measure(
     """Every measure of the networks and of every baseline, on the splits that are there.
 
     Args:
-        networks: that have learnt; the first one is what is reported, and every other one compared with it.
+        networks: that have learnt; `OURS` is what is reported, and every other one compared with it.
         turns: all turns by split; baselines learn from those of `train`.
         asked: those that name a film.
         work: where the workers' data is.
-        beside: network → another one that it is compared with, in place of the first.
+        beside: network → another one that it is compared with, in place of `OURS`.
     """
     texts, named_I = Texts.load(work), np.load(work / "named.npy")
     questions = {split: examples.to_rank(asked[split]) for split in ("valid", "test") if asked[split]}
-    bonus = _bonus(turns["train"], questions["valid"], len(what)) if "valid" in questions else BONUSES[1]
+    plain = {split: network_scores(networks[OURS], worker.read_data(work / split), texts) for split in questions}
+    bonus = {"EASE": BONUSES[1], OURS: 0.0}
+    if "valid" in questions:
+        ease = baselines.Ease(turns["train"], len(what)).scores(questions["valid"][0])
+        bonus = {
+            "EASE": _bonus(ease, questions["valid"], BONUSES),
+            OURS: _bonus(plain["valid"], questions["valid"], OWN_BONUSES),
+        }
     ranked: dict[str, dict[str, Ranked]] = {split: {} for split in questions}
 
     def place(name: str, scores: Callable[[str], np.ndarray]) -> None:
@@ -74,9 +83,12 @@ def measure(
             mentioned = [turn.mentioned for turn in named]
             ranked[split][name] = protocol.place(scores(split), rows, turn_N, mentioned)
 
+    place(OURS, lambda split: plain[split])
+    place(f"{OURS}, {AGAIN}", lambda split: _again(plain[split], questions[split][0], bonus[OURS]))
     for name, network in networks.items():
-        place(name, lambda split, n=network: network_scores(n, worker.read_data(work / split), texts))
-    for name, make in baselines.all_of(turns["train"], what, bonus).items():
+        if name != OURS:
+            place(name, lambda split, n=network: network_scores(n, worker.read_data(work / split), texts))
+    for name, make in baselines.all_of(turns["train"], what, bonus["EASE"]).items():
         made = make()
         place(name, lambda split, made=made: made.scores(questions[split][0]))
     again = {"resamples": resamples, "seed": seed}
@@ -97,16 +109,20 @@ def _rows(
     return found
 
 
-def _bonus(train: Sequence[Turn], valid: Questions, items: int) -> float:
+def _again(score_MI: np.ndarray, asked: Sequence[Turn], bonus: float) -> np.ndarray:
+    """Scores with a bonus for films mentioned before."""
+    return score_MI + bonus * baselines.mentioned(asked, score_MI.shape[1])
+
+
+def _bonus(score_MI: np.ndarray, valid: Questions, bonuses: Sequence[float]) -> float:
     """The bonus with the best published R@10 on the validation split."""
     asked, rows, turn_N = valid
     mentioned = [turn.mentioned for turn in asked]
-    plain, named = baselines.Ease(train, items).scores(asked), baselines.mentioned(asked, items)
     found = [
-        protocol.recall(protocol.place(plain + bonus * named, rows, turn_N, mentioned).rank_N, 10).mean()
-        for bonus in BONUSES
+        protocol.recall(protocol.place(_again(score_MI, asked, b), rows, turn_N, mentioned).rank_N, 10).mean()
+        for b in bonuses
     ]
-    return BONUSES[int(np.argmax(found))]
+    return bonuses[int(np.argmax(found))]
 
 
 def _ranks(ranked: Mapping[str, Mapping[str, Ranked]], questions: Mapping[str, Questions], what: Catalogue) -> pa.Table:

@@ -235,7 +235,7 @@ def finish(
             "notes": list(what.notes),
             "turns_without_mention": data["without_mention"],
             "turns_with_emotions": data["annotated"],
-            "ease_bonus": found.bonus,
+            "bonus": found.bonus,
             "result": {v.name: json.loads((place(work, v) / worker.DONE).read_text()) for v in trained},
             "measures": found.rows,
             "model": [storage.digest(f) for f in storage.list_files(output / "model")],
