@@ -221,7 +221,7 @@ def _write_dialogues(
                 if own and probability_K is not None:
                     labelled.append((probability_K, np.array([e in own for e in EMOTIONS])))
                 if not own or settings.labelled == "replace":
-                    message["emotions"] = _kept(probability_K, settings.keep_above)
+                    message["emotions"] = annotators.kept(probability_K, settings.keep_above)
                 for emotion in message["emotions"] or ():
                     counts[message["role"]][emotion["label"]] += 1
             dialogues.add(dialogue)
@@ -230,14 +230,6 @@ def _write_dialogues(
     dialogues.close()
     turns.close()
     return counts, labelled
-
-
-def _kept(probability_K: np.ndarray | None, above: float) -> list[dict[str, Any]]:
-    """A message's emotions, the likeliest first; none where the annotator failed."""
-    if probability_K is None:
-        return []
-    order = np.argsort(-probability_K, kind="stable")
-    return [{"label": EMOTIONS[k], "prob": float(probability_K[k])} for k in order if probability_K[k] > above]
 
 
 def _against(labelled: list[tuple[np.ndarray, np.ndarray]], seed: int) -> list[dict[str, Any]]:

@@ -37,6 +37,14 @@ class EmotionAsker(Asker):
         return prompts.last_message_question(context)
 
 
+def kept(probability_K: np.ndarray | None, above: float) -> list[dict[str, Any]]:
+    """A message's emotions, the likeliest first; none where the annotator failed."""
+    if probability_K is None:
+        return []
+    order = np.argsort(-probability_K, kind="stable")
+    return [{"label": EMOTIONS[k], "prob": float(probability_K[k])} for k in order if probability_K[k] > above]
+
+
 class Classifier:
     """Ray Data actor: messages in, their emotions' probabilities out."""
 

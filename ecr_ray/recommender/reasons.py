@@ -14,13 +14,13 @@ from ecr_ray.recommender.catalogue import Catalogue
 from ecr_ray.recommender.examples import Mention, Turn
 from ecr_ray.records import EMOTIONS, ROLES
 
-# How a mention is spoken of, by the feeling that goes with it.
+# How a mention is spoken of, by the feeling that goes with it. Of a bad one nothing: it would be no reason, and fear may
+# be what somebody enjoyed.
 FEELINGS = {
     "like": "which you like",
     "curious": "which you are curious about",
     "happy": "which makes you happy",
     "grateful": "which you were glad about",
-    "negative": "which you did not enjoy",
     "nostalgia": "which you remember fondly",
     "surprise": "which surprised you",
 }

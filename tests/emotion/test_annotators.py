@@ -1,5 +1,6 @@
 """Who annotates, and what an LLM is asked."""
 
+import numpy as np
 import pytest
 
 from ecr_ray import prompts
@@ -51,3 +52,11 @@ def test_what_cannot_annotate_is_named(changes, said):
 def test_a_judge_by_name_goes_through_the_scoring_engine():
     asker, over = annotators.choose(AnnotateConfig(annotator="ecr-tiny-judge", engines=2), 0)
     assert over is None and asker.judge.engines == 2 and asker.judge.backend == "vllm"
+
+
+def test_the_likeliest_emotion_comes_first_and_unlikely_ones_are_not_kept():
+    probability = np.zeros(len(EMOTIONS))
+    probability[[0, 2, 4]] = 0.2, 0.9, 0.1
+    found = annotators.kept(probability, 0.1)
+    assert [(e["label"], e["prob"]) for e in found] == [(EMOTIONS[2], 0.9), (EMOTIONS[0], 0.2)]
+    assert annotators.kept(None, 0.1) == []
