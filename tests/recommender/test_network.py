@@ -184,3 +184,13 @@ def test_what_the_encoder_is_told_of_an_item():
     item = catalogue.Item("1", "Heat", 1995, (Fact("", "genre", "crime"), *facts))
     assert model.content_of(item) == "Heat (1995). genre: crime. star: S0, S1, S2, S3, S4, S5."
     assert model.content_of(catalogue.Item("2", "Alien", None)) == "Alien."
+
+
+def test_a_catalogue_without_any_fact_is_ranked_and_learnt_all_the_same():
+    bare = catalogue.of_films([Film(str(n), f"Film {n}", None, ()) for n in range(5)])
+    sizes = (5, len(bare.graph.names), len(bare.graph.relations), 6, 9)
+    given = dataclasses.replace(GIVEN, edges_E3=model.edges_of(bare.graph, 5))
+    network = model.build(model.Shape(*sizes, "minilm", width=8), given)
+    network(*batch()).logsumexp(-1).sum().backward()
+    torch.optim.AdamW(network.parameters()).step()
+    assert torch.isfinite(network.eval()(*batch())).all()
