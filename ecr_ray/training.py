@@ -18,6 +18,7 @@ from ecr_ray.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
@@ -73,6 +74,15 @@ def computes_bf16(device: Device) -> bool:
         next((line for line in cpus.read_text().splitlines() if line.startswith("flags")), "") if cpus.exists() else ""
     )
     return bool({"avx512_bf16", "amx_bf16"} & set(flags.split()))
+
+
+def keep_bf16(module: "torch.nn.Module") -> None:
+    """Round the matrices of a module that only predicts, once: autocast would round them anew on every call."""
+    import torch
+
+    for part in module.modules():
+        if isinstance(part, torch.nn.Linear):
+            part.to(torch.bfloat16)
 
 
 def check_compiler(device: Device, zero_stage: int) -> None:

@@ -23,6 +23,8 @@ class Local:
         self.width = int(self.encoder.config.hidden_size)
         self._device = device
         self._bf16 = training.computes_bf16("cpu" if device == "cpu" else "gpu")
+        if self._bf16:
+            training.keep_bf16(self.encoder)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of length 1, (N, H) of float32."""

@@ -45,6 +45,8 @@ class Local:
         self.model.to(device)
         self._device = device
         self._bf16 = training.computes_bf16("cpu" if device == "cpu" else "gpu") if bf16 is None else bf16
+        if self._bf16:
+            training.keep_bf16(self.model)
         self._tokens = CPU_TOKENS if device == "cpu" else GPU_TOKENS
 
     def predict(self, contexts: Sequence[Context], responses: Sequence[str]) -> Predictions:

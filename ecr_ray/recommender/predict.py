@@ -146,9 +146,8 @@ class Recommender:
         if not again:
             scores = scores.copy()
             scores[turn.mentioned] = -np.inf
-        best = [int(n) for n in np.argsort(-scores, kind="stable")[:count] if np.isfinite(scores[n])]
         films = []
-        for number in best:
+        for number in _best(scores, count):
             item = self.catalogue.items[number]
             reason = reasons.reason(number, turn, self.catalogue, self._near(number, turn))
             films.append(Recommended(item.item_id, item.title, item.year, float(probability[number]), reason))
@@ -201,3 +200,14 @@ class Recommender:
         if not turn.mentions:
             return "no film of the catalogue was named: this rests on words and on what is recommended most"
         return ""
+
+
+def _best(scores: np.ndarray, count: int) -> list[int]:
+    """Places of the highest scores that are not minus infinity, best first, of equal ones the earlier."""
+    if count < len(scores):
+        worst = np.partition(scores, -count)[-count] if count else np.inf
+        places = np.flatnonzero(scores >= worst)
+    else:
+        places = np.arange(len(scores))
+    ordered = places[np.argsort(-scores[places], kind="stable")][:count]
+    return [int(n) for n in ordered if np.isfinite(scores[n])]

@@ -6,6 +6,7 @@ what a network computed.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -14,8 +15,8 @@ from ecr_ray.recommender.catalogue import Catalogue
 from ecr_ray.recommender.examples import Mention, Turn
 from ecr_ray.records import EMOTIONS, ROLES
 
-# How a mention is spoken of, by the feeling that goes with it. Of a bad one nothing: it would be no reason, and fear may
-# be what somebody enjoyed.
+# How a mention is spoken of, by the feeling that goes with it. Of a bad one nothing: it would be no reason, and fear
+# may be what somebody enjoyed.
 FEELINGS = {
     "like": "which you like",
     "curious": "which you are curious about",
@@ -104,7 +105,11 @@ def felt(mention: Mention) -> str | None:
 def facts_of(catalogue: Catalogue, item: int) -> dict[tuple[str, str], str]:
     """(relation, normal name) → the name as written, of the relations that a reason may name."""
     facts: Sequence[Fact] = catalogue.items[item].facts
-    return {(fact.relation, normal(fact.name)): fact.name for fact in facts if fact.relation in _STRENGTH}
+    return {(fact.relation, _key(fact.name)): fact.name for fact in facts if fact.relation in _STRENGTH}
+
+
+# The same names come up after every dialogue.
+_key = lru_cache(100_000)(normal)
 
 
 def _shared(mine: Mapping[tuple[str, str], str], theirs: Mapping[tuple[str, str], str]) -> tuple[tuple[str, str], ...]:
