@@ -6,6 +6,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ecr_ray import storage
-from ecr_ray.data import redial, sample
+from ecr_ray.data import feedback, redial, sample
 from ecr_ray.errors import UserError
 from ecr_ray.records import SPLITS
 
@@ -28,10 +29,11 @@ class InputError(UserError):
 
 @dataclass(frozen=True)
 class Source:
-    """Files to read, the split of a row that names none, and the split to keep (None keeps all)."""
+    """Files to read, the split to keep (None keeps all), and whether the lines are thumbs of a served recommender."""
 
     files: tuple[str, ...]
     keep: str | None = None
+    thumbs: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,9 @@ def find(location: str, artifact: str = "turns") -> Source:
         raise InputError(f"there is no file or directory {location!r}")
     if not storage.is_dir(location):
         return Source((location,))
+    names = storage.list_files(location, (".jsonl",))
+    if names and all(fnmatch(PurePosixPath(name).name, feedback.PATTERN) for name in names):
+        return Source(tuple(names), thumbs=True)
     parts = storage.list_files(storage.join(location, artifact), (".parquet",))
     files = parts or [f for f in storage.list_files(location, SUFFIXES) if not f.endswith("quarantine.jsonl")]
     if not files:
@@ -88,8 +93,8 @@ def find(location: str, artifact: str = "turns") -> Source:
 def read(source: Source, *, max_message_chars: int, number_rows: bool) -> Iterator[Row | Rejected]:
     """All rows of a source in order, each parsed or rejected; an id that came before is rejected too."""
     first_seen: dict[tuple[str, str], str] = {}
-    for file in source.files:
-        for where, line, raw, value in _decoded(file):
+    for lines in [_collected(source.files)] if source.thumbs else map(_decoded, source.files):
+        for where, line, raw, value in lines:
             if isinstance(value, Rejected):
                 yield value
                 continue
@@ -119,6 +124,20 @@ def _parse(value: Any, where: str, line: int, max_chars: int, number_rows: bool)
         row_id = f"{PurePosixPath(where).stem}-{line}" if number_rows else ""
         return Row("turn", redial.parse_turn(value, split=split, max_message_chars=max_chars, row_id=row_id))
     raise redial.RowError("(line)", "has neither 'messages' (a dialogue) nor 'context' and 'response' (a turn)")
+
+
+def _collected(files: tuple[str, ...]) -> Iterator[tuple[str, int, str, Any]]:
+    """What is wrong among thumbs, then the dialogues that they are about; a dialogue's line is its number."""
+    thumbs = []
+    for where, line, raw, value in (row for file in files for row in _decoded(file)):
+        if isinstance(value, Rejected):
+            yield where, line, raw, value
+        elif not feedback.is_thumb(value):
+            yield where, line, raw, Rejected(where, line, "(line)", "not a thumb: it lacks a field", raw)
+        else:
+            thumbs.append(value)
+    for number, dialogue in enumerate(feedback.collect(thumbs), start=1):
+        yield files[0], number, "", dialogue
 
 
 def _decoded(file: str) -> Iterator[tuple[str, int, str, Any]]:

@@ -9,7 +9,7 @@ from ecr_ray.data import knowledge, reading, redial
 
 _YEAR = re.compile(r"\((\d{4})\)")
 # Words of the longest title that is looked for.
-_LONGEST = 12
+LONGEST = 12
 
 
 class Titles:
@@ -39,7 +39,7 @@ class Titles:
 def _endings(text: str) -> Iterator[list[str]]:
     """For every year in brackets what may be the title before it, from the last word alone to the longest."""
     for year in _YEAR.finditer(text):
-        words = text[: year.start()].split()[-_LONGEST:]
+        words = text[: year.start()].split()[-LONGEST:]
         endings = [knowledge.normal(" ".join([*words[-k:], year[1]])) for k in range(1, len(words) + 1)]
         # A year with nothing before it is no film's name.
         yield endings or [year[0]]

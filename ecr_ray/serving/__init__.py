@@ -1,0 +1,1 @@
+"""Serving: the endpoint for recommendations, and the page to talk to it."""

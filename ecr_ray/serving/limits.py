@@ -1,0 +1,62 @@
+"""How much one key may ask for: requests a minute, and at once. Pure but for the clock that it is given."""
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# Keys whose buckets are remembered; more than any deployment has users at a time.
+REMEMBERED = 10_000
+
+
+class Refused(Exception):
+    """Too much; may be asked again after `after_s` seconds."""
+
+    def __init__(self, reason: str, after_s: float) -> None:
+        super().__init__(reason)
+        self.reason, self.after_s = reason, max(1, math.ceil(after_s))
+
+
+@dataclass
+class _Bucket:
+    left: float
+    at: float
+    inside: int = 0
+
+
+class Limiter:
+    """A token bucket and a count of those inside, a key."""
+
+    def __init__(self, per_minute: float, at_once: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """`per_minute` is also how many may come in one burst."""
+        self._rate, self._burst, self._at_once, self._clock = per_minute / 60, max(1.0, per_minute), at_once, clock
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def enter(self, key: str) -> None:
+        """Begin a request.
+
+        Raises:
+            Refused: the key has asked for too much.
+        """
+        now = self._clock()
+        bucket = self._buckets.setdefault(key, _Bucket(self._burst, now))
+        self._buckets.move_to_end(key)
+        bucket.left, bucket.at = min(self._burst, bucket.left + (now - bucket.at) * self._rate), now
+        if bucket.inside >= self._at_once:
+            raise Refused(f"this key has {bucket.inside} requests under way, as many as it may", 1)
+        if bucket.left < 1:
+            raise Refused("this key has asked too often within a minute", (1 - bucket.left) / self._rate)
+        bucket.left -= 1
+        bucket.inside += 1
+        self._forget()
+
+    def leave(self, key: str) -> None:
+        """End a request that was let in."""
+        if key in self._buckets:
+            self._buckets[key].inside -= 1
+
+    def _forget(self) -> None:
+        for key in list(self._buckets)[: max(0, len(self._buckets) - REMEMBERED)]:
+            if not self._buckets[key].inside:
+                del self._buckets[key]
