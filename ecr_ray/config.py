@@ -700,6 +700,89 @@ class PpoConfig:
 
 
 @dataclass(frozen=True)
+class ServeConfig:
+    """Serve recommendations and a conversation partner: an HTTP API, OpenAI-compatible too, and a page to talk to it.
+
+    Stays up until it is stopped (Ctrl-C, or SIGTERM). `serve run ecr_ray.serving.app:app` does the same, with these
+    settings as key=value. Exit code 0: stopped; 1: cannot run as asked.
+    """
+
+    profile: str = "tiny"
+    """Set of defaults: tiny (laptop, bundled models), node (one GPU host), cluster, or a path to a .toml."""
+    config: str | None = None
+    """A .toml file whose [serve] table overrides the profile."""
+    host: str = "127.0.0.1"
+    """Where it listens; 0.0.0.0 for everybody who can reach this machine, which asks for keys."""
+    port: int = 8000
+    open: bool = False
+    """Answer requests from this machine without a key. Not behind a proxy: to it all requests come from here."""
+    output: str = "runs/serve"
+    """Directory, shared by all nodes: keys.json, adapters/, feedback/, adapters.json (what is live, and why)."""
+    base: str = "ecr-tiny-chat"
+    """The policy's base model: bundled, a directory, or a hub id."""
+    adapter: str = "ecr-tiny-ppo"
+    """Adapter that is live at the first start: bundled, or a directory; empty: the base model as it is."""
+    recommender: str = "ecr-tiny-recommender"
+    """Bundled, or the model/ of jobs/train_recommender.py."""
+    emotions: str = "ecr-tiny-emotion"
+    """Who reads emotions: bundled, or the model/ of jobs/train_emotion.py."""
+    critic: str = "ecr-tiny-critic"
+    """Who rates answers, for best of n and the floor: bundled, or the model/ of jobs/train_critic.py; empty: nobody."""
+    aspects: tuple[str, ...] = ("overall",)
+    """The critic's heads that count, with weights if they differ: overall=1."""
+    floor: float | None = None
+    """Quality floor, 0 to 1: an answer that the critic rates lower gives way to one made of the recommendation."""
+    grounded: bool = False
+    """Tell the policy which film to name, with facts and a review (for one that was trained with --grounded)."""
+    knowledge: str = "sample"
+    """grounded: films and facts, as for jobs/sft.py."""
+    reviews: str = "sample"
+    """grounded: reviews, as for jobs/sft.py; `none`: none."""
+    temperature: float = 0.7
+    """Of answers that ask for no other."""
+    max_tokens: int = 64
+    """Of answers that ask for no other."""
+    max_model_len: int = 1024
+    """Tokens of a prompt and its answer; older messages of a dialogue are left out to fit."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """What the policy's engine runs on."""
+    dtype: str = "float32"
+    max_num_seqs: int = 64
+    """Answers that an engine writes at once."""
+    tensor_parallel_size: int = 1
+    """GPUs an engine."""
+    max_loras: int = 4
+    """Adapters that answer side by side."""
+    max_lora_rank: int = 16
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """Further vLLM engine arguments (in a file only)."""
+    policy_replicas: tuple[int, int] = (1, 1)
+    """Fewest and most; between them Serve scales by the number of requests. Likewise below."""
+    recommender_replicas: tuple[int, int] = (1, 1)
+    critic_replicas: tuple[int, int] = (1, 1)
+    ingress_replicas: tuple[int, int] = (1, 1)
+    requests_per_minute: int = 600
+    """A key; as many may come in one burst."""
+    requests_at_once: int = 64
+    """A key."""
+    waiting: int = 128
+    """Requests that may wait for the policy; more are turned away at once."""
+    timeout_s: float = 60.0
+    """The longest that an answer may take."""
+    body_timeout_s: float = 10.0
+    """The longest that a request's body may take to arrive."""
+    max_body_bytes: int = 262_144
+    max_messages: int = 100
+    """Of a dialogue."""
+    max_message_chars: int = 4_000
+    canary_share: float = 0.1
+    """A new adapter gets this share of the requests that name none, until it is promoted or rolled back."""
+    canary_answers: int = 50
+    """So many answers decide: rolled back if they fail, or the critic rates them lower than those of the live one."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class ClusterConfig:
     """Start a Ray cluster inside a SLURM job, run a job file on it, and leave nothing behind.
 
