@@ -780,6 +780,8 @@ class ServeConfig:
     canary_answers: int = 50
     """So many answers decide: rolled back if they fail, or the critic rates them lower than those of the live one."""
     seed: int = 0
+    build: str | None = None
+    """Write a config for `serve deploy` to this .yaml file, and stop."""
 
 
 @dataclass(frozen=True)
@@ -886,6 +888,27 @@ def load(cls: type[T], stage: str, argv: Sequence[str] | None = None, prog: str 
     default = _typed(cls, values, f"[{stage}] of the profile or --config file")
     default = dataclasses.replace(default, profile=files.profile, config=files.config)
     return tyro.cli(cls, default=default, args=argv, prog=prog, description=inspect.cleandoc(cls.__doc__ or ""))
+
+
+def of_mapping(cls: type[T], stage: str, given: Mapping[str, Any]) -> T:
+    """A stage's settings from `key=value` pairs, as `serve run` hands them on, over config file and profile.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known one), or a value of the wrong type.
+    """
+    _check_keys(given, [f.name for f in dataclasses.fields(cls)], "the arguments")
+    words = []
+    for key, value in given.items():
+        option = f"--{key.replace('_', '-')}"
+        if isinstance(value, bool) or value in ("true", "True", "false", "False"):
+            words.append(option if value in (True, "true", "True") else option.replace("--", "--no-", 1))
+        else:
+            parts = value if isinstance(value, list | tuple) else [value]
+            words += [option, *map(str, parts)]
+    try:
+        return load(cls, stage, words)
+    except SystemExit as error:
+        raise ConfigError(f"these arguments cannot be used: {dict(given)}") from error
 
 
 def load_judges(profile: str, config: str | None) -> dict[str, JudgeConfig]:

@@ -199,7 +199,8 @@ class Policy:
                 list(asked.dialogue), self._tokenizer, room, system_role=self._system_role, grounding=asked.grounding
             )
         else:
-            ids = self._tokenizer.apply_chat_template(list(asked.chat), add_generation_prompt=True)["input_ids"]
+            chat = list(asked.chat) if self._system_role else _folded(asked.chat)
+            ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
             found = list(ids) if len(ids) <= room else None
         if found is None:
             raise TooLong(
@@ -263,6 +264,14 @@ class Policy:
         engine = getattr(self, "_engine", None)
         if engine is not None:
             engine.shutdown()
+
+
+def _folded(chat: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """A chat whose system message stands in the user's first one, for templates that refuse the role."""
+    if chat[0]["role"] != "system":
+        return list(chat)
+    system, first, *rest = chat
+    return [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *rest]
 
 
 def _piece(part: Any, prompt_tokens: int) -> Piece:

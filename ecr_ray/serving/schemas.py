@@ -38,7 +38,7 @@ class RecommendRequest(_Strict):
                     "messages": [
                         {
                             "role": "user",
-                            "content": "Hi! I loved John Wick (2014), it was so much fun. Another like it?",
+                            "content": "Hi! I loved John Wick (2014), so much fun. Another like it?",
                         }
                     ],
                     "k": 3,
@@ -52,9 +52,7 @@ class RecommendRequest(_Strict):
         None, description="Comes back with the answer; nothing is stored under it."
     )
     k: int = Field(5, ge=1, le=MOST_FILMS, description="Films to recommend.")
-    n: int = Field(
-        1, ge=1, le=MOST_ANSWERS, description="Answers to write; the one that the critic likes best is given."
-    )
+    n: int = Field(1, ge=1, le=MOST_ANSWERS, description="Answers to write; the critic's favourite is given.")
     temperature: float | None = Field(None, ge=0, le=2, description="By default the endpoint's.")
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1, le=MOST_TOKENS, description="By default the endpoint's.")

@@ -1,0 +1,106 @@
+"""Starts the endpoint and keeps it up: what `jobs/serve.py` runs."""
+
+import os
+import signal
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ecr_ray.config import ConfigError, ServeConfig
+from ecr_ray.errors import UserError
+from ecr_ray.models import tiny
+from ecr_ray.serving import adapters, keys, recommending
+
+# Not part of what is served.
+_OF_THE_JOB = ("build", "host", "port")
+
+
+class ServeError(UserError):
+    """The endpoint did not start."""
+
+
+def check(settings: ServeConfig) -> None:
+    """Say what is wrong before anything is started.
+
+    Raises:
+        ConfigError: nobody could ask, or a model is not there.
+    """
+    path = Path(settings.output) / "keys.json"
+    if not keys.read(path) and not settings.open:
+        raise ConfigError(
+            f"nobody could ask: make a key with `python -m ecr_ray.serving.keys --file {path} add NAME --admin`, or "
+            "answer requests from this machine without one (--open)"
+        )
+    place = recommending.place_of(settings.recommender)
+    if not (place / "recommender.json").is_file():
+        raise ConfigError(f"--recommender {settings.recommender}: {place} holds no recommender")
+    if settings.adapter and not (Path(settings.output) / "adapters.json").exists():
+        adapters.check(Path(tiny.resolve_model(settings.adapter)), settings.base, settings.max_lora_rank)
+    for name in ("policy", "recommender", "critic", "ingress"):
+        least, most = getattr(settings, f"{name}_replicas")
+        if not 1 <= least <= most:
+            raise ConfigError(f"--{name}-replicas {least} {most}: at least 1, and the second not below the first")
+
+
+def serve_until_stopped(settings: ServeConfig) -> None:
+    """Start it, print where it is, and end it at SIGINT or SIGTERM; what is under way is finished first.
+
+    Raises:
+        ServeError: it did not start.
+    """
+    from ray import serve
+
+    from ecr_ray.serving import app
+
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        start(settings)
+        where = f"http://{settings.host}:{settings.port}"
+        print(f"ready: {where} (a page to talk to it; the API is described by {where}/openapi.json)", flush=True)
+        while not stop.wait(0.5):
+            pass
+        print("stopping", flush=True)
+    finally:
+        serve.delete(app.NAME)
+        serve.shutdown()
+
+
+def start(settings: ServeConfig) -> None:
+    """Start the endpoint in the Ray cluster that this process is connected to, and wait until it answers.
+
+    Raises:
+        ServeError: it did not start.
+    """
+    from ray import serve
+
+    from ecr_ray.serving import app
+
+    serve.start(proxy_location="HeadOnly", http_options={"host": settings.host, "port": settings.port})
+    try:
+        serve.run(app.bind(settings), name=app.NAME, route_prefix="/")
+    except RuntimeError as error:
+        raise ServeError(f"the endpoint did not start: {str(error).strip()}") from error
+
+
+def write_config(settings: ServeConfig) -> Path:
+    """A config for `serve deploy`, with every setting in it."""
+    import yaml
+
+    target = Path(str(settings.build))
+    args = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items() if k not in _OF_THE_JOB}
+    args = {k: v for k, v in args.items() if v is not None and v != {}}
+    content: dict[str, Any] = {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": settings.host, "port": settings.port},
+        "applications": [
+            {"name": "ecr_ray", "route_prefix": "/", "import_path": "ecr_ray.serving.app:app", "args": args}
+        ],
+    }
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.with_name(f".{target.name}.{os.getpid()}")
+    staging.write_text(yaml.safe_dump(content, sort_keys=False))
+    staging.replace(target)
+    return target

@@ -1,0 +1,180 @@
+"""What the HTTP layer asks of the other deployments, with what can go wrong turned into what a caller is told.
+
+Who is asked may die. As long as nothing of an answer has been shown, another one is asked.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ecr_ray.config import ServeConfig
+from ecr_ray.errors import UserError
+from ecr_ray.serving import errors
+from ecr_ray.serving.adapters import State, Version
+from ecr_ray.serving.errors import ApiError
+from ecr_ray.serving.policy import Asked, Piece, Reply
+from ecr_ray.serving.recommending import Read
+
+# Others are asked for so long, so often, while Serve puts a new one in the place of one that died.
+ATTEMPTS, WAIT_S = 6, 0.25
+STATE_S = 0.5
+
+
+class Services:
+    """Handles of the deployments, and the state of the adapters as it was half a second ago."""
+
+    def __init__(self, settings: ServeConfig, recommending: Any, policy: Any, registry: Any, rating: Any) -> None:
+        self._settings = settings
+        self._recommending, self._policy, self._registry, self._rating = recommending, policy, registry, rating
+        self._state: State | None = None
+        self._counted: list[tuple[str, bool, float | None]] = []
+        self._task: asyncio.Task | None = None
+
+    async def start(self) -> None:
+        """Learn which versions there are, and keep on asking."""
+        self._state = await self._registry.state.remote()
+        self._task = asyncio.get_running_loop().create_task(self._following())
+
+    async def _following(self) -> None:
+        while True:
+            await asyncio.sleep(STATE_S)
+            counted, self._counted = self._counted, []
+            # While the registry is started again, what was known before holds.
+            with suppress(*_gone(), TimeoutError):
+                async with asyncio.timeout(10):
+                    self._state = await self._registry.report.remote(counted)
+
+    @property
+    def state(self) -> State:
+        """Which versions there are."""
+        if self._state is None:
+            raise ApiError(503, "starting", "the endpoint is starting", retry_after_s=2)
+        return self._state
+
+    @property
+    def rates(self) -> bool:
+        """Whether there is a critic."""
+        return self._rating is not None
+
+    def version(self, name: str | None, *, param: str) -> Version:
+        """The version that a model id means; without one, whatever is live or on trial.
+
+        Raises:
+            ApiError: there is none.
+        """
+        if name is None:
+            return self.state.pick(random.random())
+        found = self.state.find(name)
+        if found is None:
+            raise ApiError(
+                404, "model_not_found", f"there is no model {name!r}: GET /v1/models names them", param="model"
+            )
+        return found
+
+    def count(self, version: Version, failed: bool, rating: float | None) -> None:
+        """For the trial of a version."""
+        if self.state.canary is not None:
+            self._counted.append((version.id, failed, rating))
+
+    async def read(self, dialogue: Sequence[Mapping[str, Any]], count: int) -> Read:
+        """Feelings and films of a dialogue."""
+        return await self._asked(lambda: self._recommending.read.remote(list(dialogue), count))
+
+    async def rate(self, dialogue: Sequence[Mapping[str, str]], responses: Sequence[str]) -> list[dict[str, float]]:
+        """The critic's ratings of answers."""
+        return await self._asked(lambda: self._rating.rate.remote(list(dialogue), list(responses)))
+
+    async def replies(self, asked: Asked) -> list[Reply]:
+        """Whole answers."""
+        return await self._asked(lambda: self._policy.replies.remote(asked))
+
+    async def stream(self, asked: Asked) -> AsyncIterator[list[Piece]]:
+        """Answers in pieces."""
+        stream = self._policy.options(stream=True).stream
+        for attempt in range(ATTEMPTS):
+            shown, answer = False, None
+            try:
+                answer = stream.remote(asked)
+                async for pieces in answer:
+                    shown = True
+                    yield pieces
+                return
+            except Exception as error:
+                told = _told(error)
+                if shown or told.code != "replica_lost" or attempt == ATTEMPTS - 1:
+                    raise told from error
+            finally:
+                if answer is not None:
+                    answer.cancel()
+            await asyncio.sleep(WAIT_S * 2**attempt)
+
+    async def _asked(self, ask: Callable[[], Awaitable[Any]]) -> Any:
+        for attempt in range(ATTEMPTS):
+            try:
+                return await ask()
+            except Exception as error:
+                told = _told(error)
+                if told.code != "replica_lost" or attempt == ATTEMPTS - 1:
+                    raise told from error
+            await asyncio.sleep(WAIT_S * 2**attempt)
+        raise errors.lost()
+
+    async def add_adapter(self, name: str, digest: str | None) -> Version:
+        """Have an adapter of the directory checked and tried."""
+        return await self._changed(self._registry.add.remote(name, digest))
+
+    async def promote(self, version: str | None, reason: str) -> State:
+        """Make a version live."""
+        self._state = await self._changed(self._registry.promote.remote(version, reason))
+        return self._state
+
+    async def roll_back(self, reason: str) -> State:
+        """Go back."""
+        self._state = await self._changed(self._registry.roll_back.remote(reason))
+        return self._state
+
+    async def _changed(self, answer: Awaitable[Any]) -> Any:
+        try:
+            return await answer
+        except UserError as error:
+            raise ApiError(409, "adapter", str(error).strip().splitlines()[-1]) from error
+        except Exception as error:
+            raise _told(error) from error
+
+    async def ready(self) -> None:
+        """Return where every part answers.
+
+        Raises:
+            ApiError: one does not.
+        """
+        parts = [self._registry.state.remote(), self._policy.check_health.remote()]
+        parts.append(self._recommending.read.remote([{"role": "seeker", "text": "hi"}], 1))
+        try:
+            async with asyncio.timeout(5):
+                await asyncio.gather(*parts)
+        except Exception as error:
+            raise ApiError(503, "starting", "a part of the endpoint does not answer (yet)", retry_after_s=2) from error
+
+
+def _gone() -> tuple[type[BaseException], ...]:
+    from ray import exceptions
+    from ray.serve.exceptions import DeploymentUnavailableError
+
+    return exceptions.RayActorError, exceptions.WorkerCrashedError, DeploymentUnavailableError
+
+
+def _told(error: Exception) -> ApiError:
+    """What a caller is told of an error of another deployment."""
+    from ray.serve.exceptions import BackPressureError
+
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, BackPressureError):
+        return errors.busy()
+    if isinstance(error, _gone()) or type(error).__name__ in ("EngineDeadError", "RayTaskError(EngineDeadError)"):
+        return errors.lost()
+    if isinstance(error, UserError):
+        return ApiError(400, "context_length_exceeded", str(error).strip().splitlines()[-1], param="messages")
+    raise error
