@@ -86,12 +86,13 @@ class Answering:
         with self._clock.part("recommender"):
             read = await self._read()
         yield "read", _read(read)
-        guard, held = self._guard(read), Reply("", "stop", 0, 0)
+        guard, held = self._guard(read, quick=True), Reply("", "stop", 0, 0)
         with self._clock.part("policy"):
             async for pieces in self._services.stream(self._asked(read)):
                 held = _longer(held, pieces)
-                if text := guard.feed("".join(piece.text for piece in pieces)):
-                    yield "text", {"delta": text}
+                text = guard.feed("".join(piece.text for piece in pieces))
+                if text and guard.text.strip():
+                    yield "text", {"delta": text if len(text) < len(guard.text) else text.lstrip()}
         if text := guard.finish():
             yield "text", {"delta": text}
         yield "done", await self._told(read, [held], [guard])
@@ -131,8 +132,8 @@ class Answering:
             seed=request.seed,
         )
 
-    def _guard(self, read: Read) -> Guard:
-        return Guard(self._titles, self._said, [film.title for film in read.films])
+    def _guard(self, read: Read, *, quick: bool = False) -> Guard:
+        return Guard(self._titles, self._said, [film.title for film in read.films], quick=quick)
 
     async def _chosen(self, read: Read, replies: Sequence[Reply]) -> dict[str, Any]:
         guards = [self._guard(read) for _ in replies]

@@ -76,7 +76,7 @@ class Completing:
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """`chat.completion.chunk`s."""
-        guards = [Guard(self._titles, self._said) for _ in range(self._request.n)]
+        guards = [Guard(self._titles, self._said, quick=True) for _ in range(self._request.n)]
         begun: set[int] = set()
         prompt = written = 0
         async for pieces in self._services.stream(self._asked()):

@@ -42,7 +42,7 @@ class Key:
 
 def make(name: str, *, admin: bool) -> tuple[str, Key]:
     """A new key, and what is kept of it."""
-    number, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
+    number, secret = secrets.token_hex(4), secrets.token_hex(32)
     text = f"{PREFIX}_{number}_{secret}"
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return text, Key(name, number, _hash(text), admin, created)

@@ -80,6 +80,8 @@ def environment(settings: ServeConfig) -> dict[str, str]:
         # Left to itself vLLM keeps a core for its scheduler.
         threads = max(1, (os.cpu_count() or 1) // settings.policy_replicas[1])
         env |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
+        # The worker lives in its engine's process: two of them spin while they wait for each other.
+        env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     return env
 
 

@@ -18,7 +18,11 @@ _RUN = rf"{_BIG}(?:\s+(?:(?:{_SMALL})(?=\s)|{_BIG}))*"
 # What may still become a title: its words, the word that is just being written, and a bracket that is not closed.
 _OPEN = re.compile(rf"(?<!\S){_RUN}(?:\s+\S*|\s*\(\d{{0,4}})?$|\s*\(\d{{0,4}}$|\s+$")
 _TITLE = re.compile(rf"(?<!\S){_RUN}\s*$")
+_WORD = re.compile(r"(?<!\S)[^\s(]+")
+_FIRST = re.compile(r"\s*[^\s(]+")
 _YEAR = re.compile(r"\s*\(\d{4}\)")
+# What stands before a title without a space.
+_OPENING = (*"\"'“‘*(",)
 _ARTICLES = {"the", "a", "an"}
 NOTHING_BETTER = "another film"
 
@@ -26,14 +30,19 @@ NOTHING_BETTER = "another film"
 class Guard:
     """Takes a reply in pieces, gives it back in pieces."""
 
-    def __init__(self, titles: Titles, said: Sequence[str] = (), instead: Iterable[str] = ()) -> None:
+    def __init__(
+        self, titles: Titles, said: Sequence[str] = (), instead: Iterable[str] = (), *, quick: bool = False
+    ) -> None:
         """For one reply.
 
         Args:
             titles: which films exist.
             said: texts of the other person; what they name may be named.
             instead: films, the best first, that take the place of those that do not exist.
+            quick: show the reply's first word as soon as it is there, though it may begin a title; what is written of
+                one that does not exist then goes on after it.
         """
+        self._quick = quick
         self._titles, self._said, self._instead = titles, said, iter(instead)
         self._out, self._held = "", ""
         self._places: dict[str, str] = {}
@@ -80,15 +89,17 @@ class Guard:
             return before + year
         title = _TITLE.search(before)
         if title is None:
-            # Its words are not written as a title's; without the year they are none.
-            return before
-        start = title.start() + _lead(title[0], self._out + given + before[: title.start()])
+            # Its words are not written as a title's; without the brackets they are none.
+            return f"{before} {year.strip()[1:-1]}"
+        begin = title.start() + _last_words(title[0])
+        start = begin + _lead(before[begin:], self._out + given + before[:begin])
         if self._is_theirs(before[start:]):
             return before + year
         written = " ".join(f"{before[start:]}{year}".split())
         if written not in self._places:
             self._places[written] = next(self._unnamed(whole), NOTHING_BETTER)
-        space = "" if not before[:start] or before[start - 1].isspace() else " "
+        whole = self._out + given + before[:start]
+        space = " " if whole and not whole[-1].isspace() and before[start - 1 : start] not in _OPENING else ""
         return before[:start] + space + self._places[written]
 
     def _is_theirs(self, title: str) -> bool:
@@ -102,14 +113,24 @@ class Guard:
 
     def _closed(self) -> str:
         """What cannot be part of a title any more."""
+        first = _FIRST.match(self._held) if self._quick and not self._out.strip() else None
+        if first:
+            self._held = self._held[first.end() :]
+            return first[0] + self._closed_after()
+        return self._closed_after()
+
+    def _closed_after(self) -> str:
         found = _OPEN.search(self._held)
         start = found.start() if found else len(self._held)
-        words = list(re.finditer(r"\S+", self._held[start:]))
-        if len(words) > LONGEST:
-            # No title is as long: its first words are none.
-            start += words[-LONGEST].start()
+        start += _last_words(self._held[start:])
         shown, self._held = self._held[:start], self._held[start:]
         return shown
+
+
+def _last_words(text: str) -> int:
+    """Where the last words begin, as many as a title may have."""
+    words = list(_WORD.finditer(text))
+    return words[-LONGEST].start() if len(words) > LONGEST else 0
 
 
 def _lead(run: str, before: str) -> int:

@@ -26,8 +26,8 @@ def guarded(text, said=(), instead=INSTEAD):
         ("Big Foo (2001) is fun. Big Foo (2001) rocks.", "Big Up (2009) is fun. Big Up (2009) rocks."),
         ("Try Foo (2001), Bar (2002), Baz (2003)", "Try Up (2009), Heat (1995), another film"),
         ("Up (2009) or Foo (2001)?", "Up (2009) or Heat (1995)?"),
-        ("so good(2001) yes", "so good yes"),
-        ("in (1990) nothing", "in nothing"),
+        ("so good(2001) yes", "so good 2001 yes"),
+        ("in (1990) nothing", "in 1990 nothing"),
         ("I saw 2012 (2009).", "I saw 2012 (2009)."),
         ("It's a Wonderful Life (1946)", "It's a Wonderful Life (1946)"),
         ("no films here, Sir.", "no films here, Sir."),
@@ -90,17 +90,38 @@ PIECES = st.lists(
 
 
 @given(PIECES, st.randoms())
-def test_cut_anyhow_it_says_the_same_and_invents_nothing(pieces, random):
+def test_cut_anyhow_it_invents_nothing(pieces, random):
     text = "".join(pieces)
-    whole = guarded(text)
     guard, shown, at = Guard(KNOWN, (), INSTEAD), "", 0
     while at < len(text):
         step = random.randint(1, 7)
         shown += guard.feed(text[at : at + step])
         at += step
     shown += guard.finish()
-    assert shown == whole == guard.text
+    assert shown == guard.text
     assert KNOWN.invented(shown, ()) == []
+    if not KNOWN.named(text):
+        assert shown == text
+
+
+@given(PIECES)
+def test_in_a_hurry_it_invents_nothing_either(pieces):
+    guard = Guard(KNOWN, (), INSTEAD, quick=True)
+    shown = "".join(map(guard.feed, pieces)) + guard.finish()
+    assert KNOWN.invented(shown, ()) == []
+
+
+def test_in_a_hurry_the_first_word_is_shown_at_once():
+    guard = Guard(KNOWN, (), INSTEAD, quick=True)
+    assert [guard.feed(piece) for piece in (" The", " Mat", "rix", " (1999)", " Iron", " Foo", " (2001)")] == [
+        " The",
+        " ",
+        "",
+        "Matrix (1999)",
+        " ",
+        "",
+        "Up (2009)",
+    ]
 
 
 @given(st.text(alphabet="abc DEF.,", max_size=80))
