@@ -242,7 +242,7 @@ def read(path: Path) -> State | None:
         content["versions"] = {key: Version(**version) for key, version in content["versions"].items()}
         content["tallies"] = {key: Tally(**tally) for key, tally in content["tallies"].items()}
         return State(**{**content, "before": tuple(content["before"])})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise AdapterError(f"{path} is damaged ({error!r}): move it away to start with --adapter again") from error
 
 
@@ -273,9 +273,7 @@ def check(directory: Path, base: str, max_rank: int) -> Path:
     if theirs not in (base, tiny.resolve_model(base)):
         raise AdapterError(f"{place} is an adapter of {theirs}, not of {base}")
     if empty or not 0 < rank <= max_rank:
-        raise AdapterError(
-            f"{place} has rank {rank}; the endpoint was started for at most {max_rank} (--max-lora-rank)"
-        )
+        raise AdapterError(f"{place} has rank {rank}; the endpoint takes at most {max_rank} (--max-lora-rank)")
     return place
 
 
