@@ -132,6 +132,10 @@ class Policy:
         await self.replies(Asked(version, 4, 0.0, dialogue=({"role": "seeker", "text": "hi"},)))
         return self.start_s
 
+    async def under_way(self) -> int:
+        """How many requests are being answered."""
+        return self._under_way
+
     async def stream(self, asked: Asked) -> AsyncIterator[list[Piece]]:
         """Pieces of the answers as they are written.
 
