@@ -68,9 +68,7 @@ class Services:
             return self.state.pick(random.random())
         found = self.state.find(name)
         if found is None:
-            raise ApiError(
-                404, "model_not_found", f"there is no model {name!r}: GET /v1/models names them", param="model"
-            )
+            raise ApiError(404, "model_not_found", f"there is no model {name!r}: GET /v1/models names them", param=param)
         return found
 
     def count(self, version: Version, failed: bool, rating: float | None) -> None:
@@ -139,7 +137,7 @@ class Services:
         try:
             return await answer
         except UserError as error:
-            raise ApiError(409, "adapter", str(error).strip().splitlines()[-1]) from error
+            raise ApiError(409, "adapter", _sentence(error)) from error
         except Exception as error:
             raise _told(error) from error
 
@@ -176,5 +174,10 @@ def _told(error: Exception) -> ApiError:
     if isinstance(error, _gone()) or type(error).__name__ in ("EngineDeadError", "RayTaskError(EngineDeadError)"):
         return errors.lost()
     if isinstance(error, UserError):
-        return ApiError(400, "context_length_exceeded", str(error).strip().splitlines()[-1], param="messages")
+        return ApiError(400, "context_length_exceeded", _sentence(error), param="messages")
     raise error
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says, without the other process's traceback that Ray puts before it."""
+    return str(getattr(error, "cause", None) or error)

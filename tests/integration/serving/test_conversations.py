@@ -1,6 +1,5 @@
 """Conversations over HTTP: answers, streams, OpenAI's own client, thumbs that come back as training data."""
 
-import json
 import subprocess
 import sys
 import time
@@ -74,7 +73,6 @@ def test_a_dialogue_that_is_too_long_for_the_model_loses_its_beginning(endpoint)
         ({"messages": [{"role": "user", "content": "x" * 5000}]}, 422, "messages.0.content"),
         ({"messages": [{"role": "user", "content": "hi"}] * 101}, 422, "messages"),
         ({"messages": [{"role": "user", "content": "hi"}], "adapter": "nobody"}, 404, "adapter"),
-        ({"messages": [{"role": "user", "content": "la " * 900}], "max_tokens": 1000}, 400, "messages"),
     ],
 )
 def test_what_cannot_be_answered_is_one_sentence_and_a_field(endpoint, body, status, param):
@@ -84,6 +82,16 @@ def test_what_cannot_be_answered_is_one_sentence_and_a_field(endpoint, body, sta
         assert found.status_code == status, found.text
         error = found.json()["error"]
         assert error["param"] == param and error["code"] and error["message"]
+
+
+def test_a_message_that_does_not_fit_is_told_in_a_stream_too(endpoint):
+    body = {"messages": [{"role": "user", "content": "la " * 900}], "max_tokens": 1000}
+    with endpoint.client() as client:
+        found = client.post("/v1/recommend", json=body)
+        assert found.status_code == 400 and found.json()["error"]["message"].startswith("the prompt is longer than")
+        with client.stream("POST", "/v1/recommend", json={**body, "stream": True}) as response:
+            (_, _), (name, data) = events(response)
+        assert name == "error" and data["error"] == found.json()["error"]
 
 
 def test_control_tokens_and_roles_in_what_people_write_do_nothing(endpoint):
@@ -148,11 +156,13 @@ def under_way():
 
 
 def test_when_the_client_leaves_nothing_is_written_any_more(endpoint):
-    body = {"model": "ecr-tiny-chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 900, "n": 4}
+    # Sixteen that never see an end would take half a minute; that all end by themselves is as good as impossible.
+    body = {"model": "ecr-tiny-chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 900, "n": 16}
     body |= {"temperature": 2.0, "stream": True}
+    assert under_way() == 0
     with endpoint.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as response:
-        next(response.iter_lines())
-        assert under_way() == 1
+        line = next(response.iter_lines())
+        assert under_way() == 1, line
     wait_for("the engine to stop", lambda: under_way() == 0, 10)
     with endpoint.client(), pytest.raises(Exception, match="timed out"), endpoint.client() as client:
         client.post("/v1/chat/completions", json={**body, "stream": False}, timeout=0.7)
@@ -210,7 +220,7 @@ def test_the_document_describes_the_api_and_its_examples_work(endpoint):
                 name = reference.get("schema", {}).get("$ref", "").rpartition("/")[2]
                 if path in ("/v1/recommend", "/v1/chat/completions"):
                     for example in document["components"]["schemas"][name]["examples"]:
-                        assert client.request(method, path, content=json.dumps(example)).status_code == 200
+                        assert client.request(method, path, json=example).status_code == 200
                         asked += 1
     assert asked == 2
 
