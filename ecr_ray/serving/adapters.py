@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -274,7 +275,36 @@ def check(directory: Path, base: str, max_rank: int) -> Path:
         raise AdapterError(f"{place} is an adapter of {theirs}, not of {base}")
     if empty or not 0 < rank <= max_rank:
         raise AdapterError(f"{place} has rank {rank}; the endpoint takes at most {max_rank} (--max-lora-rank)")
+    _check_shapes(place, base, rank)
     return place
+
+
+def _check_shapes(place: Path, base: str, rank: int) -> None:
+    """vLLM takes a matrix of another shape as well, and leaves the rest of its own as it was."""
+    from safetensors import safe_open
+
+    modules = _shapes(base)
+    with safe_open(place / WEIGHTS, "pt") as weights:
+        for name in weights.keys():  # noqa: SIM118
+            module, _, half = name.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
+            if module not in modules:
+                raise AdapterError(f"{place}: {base} has no {module or name}")
+            out, into = modules[module]
+            wanted = [rank, into] if half == "A" else [out, rank]
+            shape = weights.get_slice(name).get_shape()
+            if shape != wanted:
+                raise AdapterError(f"{place}: {name} has the shape {shape}, for {base} it must be {wanted}")
+
+
+@lru_cache(2)
+def _shapes(base: str) -> dict[str, tuple[int, int]]:
+    """The shape, (out, in), of every matrix of a model."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny.resolve_model(base)))
+    return {n: tuple(m.weight.shape) for n, m in model.named_modules() if getattr(m, "weight", None) is not None}
 
 
 def _check_manifest(directory: Path) -> None:

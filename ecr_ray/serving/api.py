@@ -192,7 +192,7 @@ async def recommend(request: schemas.RecommendRequest, its: Its) -> Any:
     _check_length([m.content for m in request.messages], its.settings)
     if request.messages[-1].role not in ("user", "seeker"):
         raise ApiError(422, "invalid_request", "the last message must be the user's", param="messages")
-    version = its.services.version(request.adapter, param="adapter")
+    version = await its.services.version(request.adapter, param="adapter")
     answer = Answering(request, its.services, its.settings, its.films.titles, version)
     failed = partial(its.services.count, version, True, None)
     if request.stream:
@@ -224,7 +224,7 @@ def feedback(request: schemas.FeedbackRequest, its: Its) -> Any:
 async def completions(request: schemas.ChatRequest, its: Its) -> Any:
     """As OpenAI's chat completions, streaming too."""
     _check_length([m.text for m in request.messages], its.settings)
-    version = its.services.version(request.model, param="model")
+    version = await its.services.version(request.model, param="model")
     answer = Completing(request, its.services, its.settings, its.films.titles, version)
     failed = partial(its.services.count, version, True, None)
     if request.stream:

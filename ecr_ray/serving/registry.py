@@ -131,7 +131,8 @@ class Registry:
         async with self._one_at_a_time:
             self._done[name] = self._stamps.get(name)
             try:
-                place = adapters.check(self._folder / name, self._settings.base, self._settings.max_lora_rank)
+                rank = self._settings.max_lora_rank
+                place = await asyncio.to_thread(adapters.check, self._folder / name, self._settings.base, rank)
                 version = await asyncio.to_thread(adapters.keep, name, place, self._store)
             except AdapterError as error:
                 self._set(adapters.reject(self._state, Version(name, "", str(self._folder / name)), str(error)))

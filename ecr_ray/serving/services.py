@@ -58,7 +58,7 @@ class Services:
         """Whether there is a critic."""
         return self._rating is not None
 
-    def version(self, name: str | None, *, param: str) -> Version:
+    async def version(self, name: str | None, *, param: str) -> Version:
         """The version that a model id means; without one, whatever is live or on trial.
 
         Raises:
@@ -67,6 +67,11 @@ class Services:
         if name is None:
             return self.state.pick(random.random())
         found = self.state.find(name)
+        if found is None:
+            # Another one than this may have taken it in just now.
+            with suppress(*_gone()):
+                self._state = await self._registry.state.remote()
+            found = self.state.find(name)
         if found is None:
             raise ApiError(404, "model_not_found", f"there is no model {name!r}: GET /v1/models names them", param=param)
         return found
@@ -121,7 +126,10 @@ class Services:
 
     async def add_adapter(self, name: str, digest: str | None) -> Version:
         """Have an adapter of the directory checked and tried."""
-        return await self._changed(self._registry.add.remote(name, digest))
+        try:
+            return await self._changed(self._registry.add.remote(name, digest))
+        finally:
+            self._state = await self._registry.state.remote()
 
     async def promote(self, version: str | None, reason: str) -> State:
         """Make a version live."""

@@ -153,6 +153,10 @@ def test_a_checkpoint_of_ppo_is_its_policy_with_the_digests_that_were_written(tm
         (lambda place: (place / adapters.WEIGHTS).write_bytes(b"x" * 99), "is damaged"),
         (lambda place: set_config(place, base_model_name_or_path="another"), "an adapter of another, not of"),
         (lambda place: set_config(place, r=64), "has rank 64; the endpoint takes at most 16"),
+        (
+            lambda place: set_config(place, r=8),
+            r"lora_A.weight has the shape \[16, 256\], for ecr-tiny-chat it must be",
+        ),
     ],
 )
 def test_what_cannot_be_served_is_said(tmp_path, change, sentence):
