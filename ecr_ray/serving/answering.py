@@ -117,7 +117,8 @@ class Answering:
 
     async def _read(self) -> Read:
         # Some more than asked for, which may take the place of titles that do not exist.
-        return await self._services.read(self._dialogue, self._request.k + self._request.n)
+        request = self._request
+        return await self._services.read(self._dialogue, request.k + request.n, request.exclude)
 
     def _asked(self, read: Read | None) -> Asked:
         request, settings = self._request, self._settings

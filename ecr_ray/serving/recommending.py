@@ -58,15 +58,16 @@ class Recommending:
         # What is read is kept to be read no more; one thread, so that nobody else writes there.
         self._thread = ThreadPoolExecutor(1)
 
-    async def read(self, dialogue: Sequence[Mapping[str, Any]], count: int) -> Read:
-        """Feelings, and so many films that were not named before."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self.read_now, dialogue, count)
+    async def read(self, dialogue: Sequence[Mapping[str, Any]], count: int, without: Sequence[str] = ()) -> Read:
+        """Feelings, and so many films that were not named before; `without` those of some ids."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self.read_now, dialogue, count, without)
 
-    def read_now(self, dialogue: Sequence[Mapping[str, Any]], count: int) -> Read:
+    def read_now(self, dialogue: Sequence[Mapping[str, Any]], count: int, without: Sequence[str] = ()) -> Read:
         """The same, in this thread."""
         felt = self._emotions.read(dialogue)
-        answer = self._recommender.recommend(felt, count)
-        films = tuple(Film(f.item_id, f.title, f.year, f.score, f.reason.text) for f in answer.films)
+        answer = self._recommender.recommend(felt, count + len(without))
+        best = [film for film in answer.films if film.item_id not in without][:count]
+        films = tuple(Film(f.item_id, f.title, f.year, f.score, f.reason.text) for f in best)
         emotions = tuple(tuple(sorted(m["emotions"], key=lambda e: -e["prob"])) for m in felt)
         return Read(films, emotions, answer.mentioned, answer.note, self._ground(films, felt))
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-MOST_ANSWERS, MOST_FILMS, MOST_TOKENS = 16, 50, 1024
+MOST_ANSWERS, MOST_FILMS, MOST_EXCLUDED, MOST_TOKENS = 16, 50, 200, 1024
 Text = Annotated[str, StringConstraints(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -52,6 +52,7 @@ class RecommendRequest(_Strict):
         None, description="Comes back with the answer; nothing is stored under it."
     )
     k: int = Field(5, ge=1, le=MOST_FILMS, description="Films to recommend.")
+    exclude: list[str] = Field(default=[], max_length=MOST_EXCLUDED, description="Ids of films not to recommend again.")
     n: int = Field(1, ge=1, le=MOST_ANSWERS, description="Answers to write; the critic's favourite is given.")
     temperature: float | None = Field(None, ge=0, le=2, description="By default the endpoint's.")
     top_p: float = Field(1.0, gt=0, le=1)

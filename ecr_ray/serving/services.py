@@ -73,7 +73,9 @@ class Services:
                 self._state = await self._registry.state.remote()
             found = self.state.find(name)
         if found is None:
-            raise ApiError(404, "model_not_found", f"there is no model {name!r}: GET /v1/models names them", param=param)
+            raise ApiError(
+                404, "model_not_found", f"there is no model {name!r}: GET /v1/models names them", param=param
+            )
         return found
 
     def count(self, version: Version, failed: bool, rating: float | None) -> None:
@@ -81,9 +83,9 @@ class Services:
         if self.state.canary is not None:
             self._counted.append((version.id, failed, rating))
 
-    async def read(self, dialogue: Sequence[Mapping[str, Any]], count: int) -> Read:
+    async def read(self, dialogue: Sequence[Mapping[str, Any]], count: int, without: Sequence[str]) -> Read:
         """Feelings and films of a dialogue."""
-        return await self._asked(lambda: self._recommending.read.remote(list(dialogue), count))
+        return await self._asked(lambda: self._recommending.read.remote(list(dialogue), count, tuple(without)))
 
     async def rate(self, dialogue: Sequence[Mapping[str, str]], responses: Sequence[str]) -> list[dict[str, float]]:
         """The critic's ratings of answers."""

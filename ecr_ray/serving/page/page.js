@@ -3,6 +3,8 @@
 
 const $ = (id) => document.getElementById(id);
 const KEY = "ecr_key";
+// As many as the endpoint takes.
+const MOST_SHOWN = 200;
 let conversation, messages, running;
 
 function anew() {
@@ -95,7 +97,8 @@ async function answerTo() {
   turn.said.classList.add("writing");
   running = new AbortController();
   busy(true);
-  const request = { messages: messages.map(({ role, content }) => ({ role, content })), stream: true, k: 4 };
+  const shown = [...new Set(messages.flatMap((message) => message.recommended ?? []))].slice(-MOST_SHOWN);
+  const request = { messages: messages.map(({ role, content }) => ({ role, content })), exclude: shown, stream: true, k: 4 };
   if ($("adapter").value) request.adapter = $("adapter").value;
   let done, read;
   try {
@@ -142,7 +145,7 @@ function finish(turn, done) {
   messages.push({ role: "assistant", content: done.reply, recommended: films.map((film) => film.id) });
   const place = { upTo: messages.length, answer: done.id ?? "stopped" };
   if (films.length) turn.item.append(made("ul", { className: "cards", ariaLabel: "Recommended films" }, ...films.map((film) => card(film, films[0].score, place))));
-  turn.item.append(thumbs(null, "this answer", place));
+  turn.item.append(made("div", { className: "row" }, made("span", { className: "about", textContent: "This answer" }), thumbs(null, "this answer", place)));
   const about = done.stopped ? "stopped" : `${done.model.version} · ${(done.timings_ms.total / 1000).toFixed(1)} s` + (done.scores ? ` · rated ${done.scores.opinion.toFixed(2)}` : "");
   turn.item.append(made("p", { className: "about", textContent: about }));
   $("heard").textContent = `Recommender: ${done.reply}. Recommended: ${films.map((film) => film.title).join(", ")}`;
@@ -159,10 +162,21 @@ function card(film, most, place) {
     thumbs(film.id, film.title, place));
 }
 
+const THUMB = "M2 10h4v11H2zM8 21V9.6L12.5 2c1.5 0 2.6 1.1 2.4 2.7L14.3 9H20a2 2 0 0 1 2 2.3l-1.2 7.4A2.7 2.7 0 0 1 18.1 21z";
+
+function sign(up) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  for (const [name, value] of Object.entries({ viewBox: "0 0 24 24", width: 20, height: 20, "aria-hidden": true })) svg.setAttribute(name, value);
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  for (const [name, value] of Object.entries({ d: THUMB, fill: "currentcolor", transform: up ? "" : "rotate(180 12 12)" })) path.setAttribute(name, value);
+  svg.append(path);
+  return svg;
+}
+
 function thumbs(film, name, place) {
   const told = made("span", { className: "about", role: "status" });
-  const buttons = [[true, "👍", "I like"], [false, "👎", "I do not like"]].map(([liked, sign, words]) => {
-    const button = made("button", { type: "button", textContent: sign, ariaLabel: `${words} ${name}` });
+  const buttons = [[true, "I like"], [false, "I do not like"]].map(([liked, words]) => {
+    const button = made("button", { type: "button", ariaLabel: `${words} ${name}` }, sign(liked));
     button.setAttribute("aria-pressed", "false");
     button.addEventListener("click", async () => {
       const body = { conversation, answer: place.answer, messages: messages.slice(0, place.upTo), film, liked };
@@ -194,8 +208,8 @@ function trouble(text) {
 }
 
 async function adapters() {
-  const chosen = $("adapter").value;
   const { data } = await (await ask("/v1/models")).json();
+  const chosen = $("adapter").value;
   const options = data.map(({ id }) => made("option", { value: id, textContent: id }));
   $("adapter").replaceChildren($("adapter").options[0], ...options);
   $("adapter").value = data.some(({ id }) => id === chosen) ? chosen : "";

@@ -57,6 +57,12 @@ def test_a_dialogue_goes_on(endpoint):
     assert all(film["title"] not in ("John Wick (2014)", "The Matrix (1999)") for film in found["recommendations"])
 
 
+def test_what_was_shown_is_not_recommended_again(endpoint):
+    first = [film["id"] for film in endpoint.ask(SAID, k=4)["recommendations"]]
+    again = [film["id"] for film in endpoint.ask(SAID, k=4, exclude=first[:2])["recommendations"]]
+    assert again[:2] == first[2:] and len(again) == 4
+
+
 def test_a_dialogue_that_is_too_long_for_the_model_loses_its_beginning(endpoint):
     said = [f"Message {n}: {'la ' * 200}" for n in range(41)]
     assert endpoint.ask(*said)["usage"]["prompt_tokens"] <= 1024
