@@ -1,0 +1,247 @@
+"""How fast the endpoint answers: `python jobs/benchmark.py serve`.
+
+Against two peers that write with the same engine, the same base model and adapter, and the same settings: vLLM's own
+server (`vllm serve`), and the engine behind a bare route of FastAPI and uvicorn. The same clients ask all three for
+the same streamed chat completions, in turn. Nothing else runs, but clients and server share the machine's cores.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ecr_ray import benchmarks
+from ecr_ray.config import ServeConfig
+from ecr_ray.errors import UserError
+from ecr_ray.models import tiny
+from ecr_ray.serving import policy
+
+MODULE = "ecr_ray.benchmarks.serve"
+# Clients at once → requests.
+LOADS = {1: 24, 8: 96, 32: 192, 64: 384}
+TOKENS, START_S = 32, 240
+ADAPTER = "ecr-tiny-ppo"
+SETTINGS = ServeConfig(requests_per_minute=10**7, requests_at_once=10**4, open=True)
+ARMS = ("ours", "vllm", "bare")
+PEERS = {"vllm": "`vllm serve`", "bare": "bare uvicorn and FastAPI, the same engine"}
+
+
+def run(rounds: int) -> list[dict[str, Any]]:
+    """Every arm in turn; then the rows of the record."""
+    with tempfile.TemporaryDirectory() as folder:
+        arms = {name: (lambda name=name: measured(name, Path(folder))) for name in ARMS}
+        found = benchmarks.in_turn(arms, rounds)
+    work = f"streamed chat completions of at most {TOKENS} tokens, ecr-tiny-chat with an adapter, embedded dialogues"
+    rows = []
+    for peer, against in PEERS.items():
+        for key in found["ours"][0]:
+            ours, theirs = ([result[key] for result in found[name]] for name in ("ours", peer))
+            rows.append(benchmarks.row(against, key, ours, theirs, work))
+    return rows
+
+
+def measured(arm: str, folder: Path) -> dict[str, float]:
+    """Start a server, ask it, end it."""
+    port = _free_port()
+    began = time.perf_counter()
+    with _running(_command(arm, port, folder), _environment(arm), port, arm) as process:
+        found = {"from the start to the first answer, s": time.perf_counter() - began}
+        # In a process of its own: the clients' work is not the server's.
+        found |= benchmarks.run_arm(MODULE, "clients", f"http://127.0.0.1:{port}")
+        found["memory, MiB"] = _memory(process.pid)
+    return found
+
+
+def _command(arm: str, port: int, folder: Path) -> list[str]:
+    if arm == "ours":
+        words = ["jobs/serve.py", "--open", "--port", port, "--output", folder / f"serve-{port}", "--critic", ""]
+        return [*map(str, words), "--requests-per-minute", str(10**7), "--requests-at-once", str(10**4)]
+    if arm == "bare":
+        return ["-m", MODULE, "bare", str(port)]
+    words: list[str] = []
+    for name, value in policy.engine_arguments(SETTINGS).items():
+        option = f"--{name.replace('_', '-')}"
+        words += [option] if value is True else [option, str(value)]
+    words += ["--lora-modules", f"{ADAPTER}={tiny.HERE / ADAPTER}", "--port", str(port), "--host", "127.0.0.1"]
+    return ["-m", "vllm.entrypoints.openai.api_server", *words, "--served-model-name", SETTINGS.base]
+
+
+def _environment(arm: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    return kept | ({} if arm == "ours" else policy.environment(SETTINGS))
+
+
+@contextmanager
+def _running(words: list[str], env: dict[str, str], port: int, arm: str) -> Iterator[subprocess.Popen]:
+    root = Path(__file__).parents[2]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [sys.executable, *words], cwd=root, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            asyncio.run(_until_it_answers(f"http://127.0.0.1:{port}", process))
+            yield process
+        except UserError as error:
+            log.seek(0)
+            raise UserError(f"{arm}: {error}\n{log.read().decode(errors='replace')[-3000:]}") from error
+        finally:
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(60)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+async def _until_it_answers(url: str, process: subprocess.Popen) -> None:
+    import httpx
+
+    deadline = time.monotonic() + START_S
+    async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
+        while time.monotonic() < deadline:
+            if process.poll() is not None:
+                raise UserError("the server ended")
+            with suppress(httpx.HTTPError):
+                found = await client.post(f"{url}/v1/chat/completions", json=_body("hello"))
+                if found.status_code == 200:
+                    return
+            await asyncio.sleep(0.2)
+    raise UserError(f"the server did not answer in {START_S} s")
+
+
+def _memory(pid: int) -> float:
+    """Proportional set sizes of a process and all that it started, MiB: what is shared counts once."""
+    import psutil
+
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    sizes = []
+    for one in family:
+        with suppress(psutil.NoSuchProcess):
+            sizes.append(one.memory_full_info().pss)
+    return sum(sizes) / 2**20
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+# --- clients --------------------------------------------------------------------------------------------------
+
+
+def _body(text: str, seed: int = 0, stream: bool = True) -> dict[str, Any]:
+    messages = [{"role": "system", "content": "You recommend films."}, {"role": "user", "content": text}]
+    asked = {"model": ADAPTER, "messages": messages, "max_tokens": TOKENS, "temperature": 0.7, "seed": seed}
+    return {**asked, "stream": stream}
+
+
+def _questions() -> list[str]:
+    """What seekers say in the embedded dialogues."""
+    from ecr_ray.data import reading
+
+    rows = reading.read(reading.find("sample"), max_message_chars=20_000, number_rows=False)
+    dialogues = [row.value for row in rows if isinstance(row, reading.Row)]
+    return [m["text"] for dialogue in dialogues for m in dialogue["messages"] if m["role"] == "seeker"]
+
+
+async def clients(url: str) -> dict[str, float]:
+    """Ask, with so many clients at once as LOADS says."""
+    import aiohttp
+
+    questions, found = _questions(), {}
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await _all(session, url, questions, 16, 4)
+        for at_once, count in LOADS.items():
+            began = time.perf_counter()
+            times = await _all(session, url, questions, count, at_once)
+            seconds = time.perf_counter() - began
+            first, whole = (1e3 * np.array(column) for column in zip(*times, strict=True))
+            found |= {
+                f"requests/s, {at_once} at once": count / seconds,
+                f"first text, p50, ms, {at_once} at once": float(np.percentile(first, 50)),
+                f"answer, p50, ms, {at_once} at once": float(np.percentile(whole, 50)),
+                f"answer, p95, ms, {at_once} at once": float(np.percentile(whole, 95)),
+                f"answer, p99, ms, {at_once} at once": float(np.percentile(whole, 99)),
+            }
+    return found
+
+
+async def _all(session: Any, url: str, questions: list[str], count: int, at_once: int) -> list[tuple[float, float]]:
+    """Seconds to the first text and to the end of every answer."""
+    numbers, times = iter(range(count)), []
+
+    async def client() -> None:
+        for number in numbers:
+            times.append(await _one(session, url, _body(questions[number % len(questions)], number)))
+
+    await asyncio.gather(*(client() for _ in range(at_once)))
+    return times
+
+
+async def _one(session: Any, url: str, body: dict[str, Any]) -> tuple[float, float]:
+    began, first = time.perf_counter(), None
+    async with session.post(f"{url}/v1/chat/completions", json=body) as response:
+        response.raise_for_status()
+        async for line in response.content:
+            if first is None and line.startswith(b"data: {"):
+                choices = json.loads(line[6:])["choices"]
+                if choices and choices[0]["delta"].get("content"):
+                    first = time.perf_counter() - began
+    whole = time.perf_counter() - began
+    # An answer may be empty.
+    return first or whole, whole
+
+
+# --- the bare peer ----------------------------------------------------------------------------------------------
+
+
+async def bare(port: int) -> None:
+    """vLLM's engine behind one route."""
+    import uvicorn
+    from fastapi import FastAPI
+    from fastapi.responses import StreamingResponse
+    from transformers import AutoTokenizer
+    from vllm import AsyncEngineArgs, SamplingParams
+    from vllm.lora.request import LoRARequest
+    from vllm.sampling_params import RequestOutputKind
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**policy.engine_arguments(SETTINGS)))
+    tokenizer = AutoTokenizer.from_pretrained(tiny.resolve_model(SETTINGS.base))
+    adapter, app = LoRARequest(ADAPTER, 1, str(tiny.HERE / ADAPTER)), FastAPI()
+
+    @app.post("/v1/chat/completions")
+    async def completions(body: dict[str, Any]) -> StreamingResponse:
+        ids = tokenizer.apply_chat_template(body["messages"], add_generation_prompt=True)["input_ids"]
+        kind = {"output_kind": RequestOutputKind.DELTA}
+        params = SamplingParams(**{k: body[k] for k in ("max_tokens", "temperature", "seed")}, **kind)
+
+        async def lines() -> AsyncIterator[str]:
+            prompt, number = {"prompt_token_ids": list(ids)}, os.urandom(8).hex()
+            async for output in engine.generate(prompt, params, number, lora_request=adapter):
+                yield f"data: {json.dumps({'choices': [{'delta': {'content': output.outputs[0].text}}]})}\n\n"
+            yield "data: [DONE]\n\n"
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    await uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning")).serve()
+    engine.shutdown()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "bare":
+        asyncio.run(bare(int(sys.argv[2])))
+    else:
+        print(json.dumps(asyncio.run(clients(sys.argv[2]))))
