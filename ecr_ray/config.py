@@ -714,6 +714,9 @@ class ServeConfig:
     host: str = "127.0.0.1"
     """Where it listens; 0.0.0.0 for everybody who can reach this machine, which asks for keys."""
     port: int = 8000
+    front: Literal["proxy", "haproxy"] = "proxy"
+    """What takes connections: Serve's own proxy, or the HAProxy that comes with it, which costs a third of the time;
+    but two more ports of it, which show numbers of connections, listen on every interface."""
     open: bool = False
     """Answer requests from this machine without a key. Not behind a proxy: to it all requests come from here."""
     output: str = "runs/serve"

@@ -17,6 +17,7 @@ def main() -> int:
         return 0
     cli.announce("serve", settings)
     run.check(settings)
+    run.prepare_environment(settings)
     print(f"on {connect.connect()}", flush=True)
     run.serve_until_stopped(settings)
     return 0

@@ -6,6 +6,7 @@ the same streamed chat completions, in turn. Nothing else runs, but clients and 
 """
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -33,21 +34,22 @@ LOADS = {1: 24, 8: 96, 32: 192, 64: 384}
 TOKENS, START_S = 32, 240
 ADAPTER = "ecr-tiny-ppo"
 SETTINGS = ServeConfig(requests_per_minute=10**7, requests_at_once=10**4, open=True)
-ARMS = ("ours", "vllm", "bare")
+# With HAProxy in front, and with Serve's own proxy.
+OURS = ("haproxy", "proxy")
 PEERS = {"vllm": "`vllm serve`", "bare": "bare uvicorn and FastAPI, the same engine"}
 
 
 def run(rounds: int) -> list[dict[str, Any]]:
     """Every arm in turn; then the rows of the record."""
     with tempfile.TemporaryDirectory() as folder:
-        arms = {name: (lambda name=name: measured(name, Path(folder))) for name in ARMS}
+        arms = {name: (lambda name=name: measured(name, Path(folder))) for name in (*OURS, *PEERS)}
         found = benchmarks.in_turn(arms, rounds)
     work = f"streamed chat completions of at most {TOKENS} tokens, ecr-tiny-chat with an adapter, embedded dialogues"
     rows = []
-    for peer, against in PEERS.items():
-        for key in found["ours"][0]:
-            ours, theirs = ([result[key] for result in found[name]] for name in ("ours", peer))
-            rows.append(benchmarks.row(against, key, ours, theirs, work))
+    for front, peer in itertools.product(OURS, PEERS):
+        for key in found[front][0]:
+            ours, theirs = ([result[key] for result in found[name]] for name in (front, peer))
+            rows.append(benchmarks.row(PEERS[peer], f"{key}, --front {front}", ours, theirs, work))
     return rows
 
 
@@ -64,8 +66,9 @@ def measured(arm: str, folder: Path) -> dict[str, float]:
 
 
 def _command(arm: str, port: int, folder: Path) -> list[str]:
-    if arm == "ours":
+    if arm in OURS:
         words = ["jobs/serve.py", "--open", "--port", port, "--output", folder / f"serve-{port}", "--critic", ""]
+        words += ["--front", "haproxy"] if arm == "haproxy" else []
         return [*map(str, words), "--requests-per-minute", str(10**7), "--requests-at-once", str(10**4)]
     if arm == "bare":
         return ["-m", MODULE, "bare", str(port)]
@@ -79,7 +82,7 @@ def _command(arm: str, port: int, folder: Path) -> list[str]:
 
 def _environment(arm: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    return kept | ({} if arm == "ours" else policy.environment(SETTINGS))
+    return kept | ({} if arm in OURS else policy.environment(SETTINGS))
 
 
 @contextmanager

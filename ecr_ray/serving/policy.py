@@ -21,10 +21,10 @@ from ecr_ray.scoring import orphans
 from ecr_ray.serving import adapters
 from ecr_ray.serving.adapters import Version
 
-# Between two pieces of a streamed answer, a request under way: so many at once that each of them cannot be sent on
-# its own are sent in larger pieces.
-PIECE_S = 0.002
-LONGEST_PIECE_S = 0.25
+# Between two pieces of a streamed answer, by how many are under way: the more there are, the larger the pieces, so that
+# sending them does not take what writing them needs.
+PIECE_S = 0.008
+LONGEST_PIECE_S = 0.5
 _PROBES = ("Hi! I am in the mood for something funny.", "I loved Titanic (1997). What should I see next?")
 
 
@@ -77,8 +77,9 @@ def environment(settings: ServeConfig) -> dict[str, str]:
     """Environment variables of the process that holds an engine."""
     env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", orphans.VARIABLE: "1"}
     if settings.device == "cpu":
-        # Left to itself vLLM keeps a core for its scheduler.
-        threads = max(1, (os.cpu_count() or 1) // settings.policy_replicas[1])
+        # One core is left for what surrounds the engine: threads that share a computation wait for the one that
+        # somebody else interrupts.
+        threads = max(1, (os.cpu_count() or 1) // settings.policy_replicas[1] - 1)
         env |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
         # The worker lives in its engine's process: two of them spin while they wait for each other.
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -108,12 +109,11 @@ def engine_arguments(settings: ServeConfig) -> dict[str, Any]:
 class Policy:
     """One engine; a Serve deployment (see app.py)."""
 
-    def __init__(self, settings: ServeConfig) -> None:
+    async def __init__(self, settings: ServeConfig) -> None:
         from transformers import AutoTokenizer
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        began = time.perf_counter()
         self._settings = settings
         self._tokenizer = AutoTokenizer.from_pretrained(tiny.resolve_model(settings.base))
         self._system_role = prompts.accepts_system_role(self._tokenizer)
@@ -121,16 +121,13 @@ class Policy:
         self._loaded: dict[str, Any] = {}
         self._loading = asyncio.Lock()
         self._under_way = 0
-        self.start_s = time.perf_counter() - began
+        # What happens once happens now, and not to the first visitor.
+        plain = Version(settings.base, "", "")
+        await self.replies(Asked(plain, 4, 0.0, dialogue=({"role": "seeker", "text": "hi"},)))
 
     async def check_health(self) -> None:
         """For Serve: raises where the engine is dead, and Serve starts another."""
         await self._engine.check_health()
-
-    async def warm(self, version: Version) -> float:
-        """Answer once, so that the first visitor does not wait for what happens once; seconds since the start."""
-        await self.replies(Asked(version, 4, 0.0, dialogue=({"role": "seeker", "text": "hi"},)))
-        return self.start_s
 
     async def under_way(self) -> int:
         """How many requests are being answered."""

@@ -49,14 +49,18 @@ class Recommending:
     """Reads dialogues, one after the other."""
 
     def __init__(self, settings: ServeConfig) -> None:
+        import torch
+
         from ecr_ray.emotion import live
         from ecr_ray.recommender.predict import Recommender
 
+        torch.set_num_threads(1)
         self._emotions = live.Live(settings.emotions)
         self._recommender = Recommender(place_of(settings.recommender))
         self._grounder = _grounder(settings) if settings.grounded else None
         # What is read is kept to be read no more; one thread, so that nobody else writes there.
         self._thread = ThreadPoolExecutor(1)
+        self.read_now([{"role": "seeker", "text": "hi"}], 1)
 
     async def read(self, dialogue: Sequence[Mapping[str, Any]], count: int, without: Sequence[str] = ()) -> Read:
         """Feelings, and so many films that were not named before; `without` those of some ids."""
@@ -90,13 +94,17 @@ class Rating:
     """What the critic thinks of answers: a Serve deployment (see app.py)."""
 
     def __init__(self, settings: ServeConfig) -> None:
+        import torch
+
         from ecr_ray.encoders import predict
         from ecr_ray.policy.ppo import rewards
 
+        torch.set_num_threads(1)
         self._critic = predict.Local(settings.critic)
         self._weights = rewards.parse_aspects(settings.aspects)
         rewards.check_heads(self._critic.shape.heads, self._weights)
         self._thread = ThreadPoolExecutor(1)
+        self.rate_now([{"role": "seeker", "text": "hi"}], ["hello"])
 
     async def rate(self, dialogue: Sequence[Mapping[str, str]], responses: Sequence[str]) -> list[dict[str, float]]:
         """Every answer's ratings by the critic's heads, and `opinion`: those that count, weighted."""

@@ -27,6 +27,8 @@ class Registry:
         self._done: dict[str, Any] = {}
         self._state = self._begin()
         self._one_at_a_time = asyncio.Lock()
+        # Loads the live one, and so is no visitor's to wait for.
+        self._first = asyncio.ensure_future(policy.probe.remote(self._state.pick(1.0)))
         self._watch = asyncio.get_running_loop().create_task(self._watching())
 
     async def state(self) -> State:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import socket
+import tempfile
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +15,8 @@ from ecr_ray.models import tiny
 from ecr_ray.serving import adapters, keys, recommending
 
 # Not part of what is served.
-_OF_THE_JOB = ("build", "host", "port")
+_OF_THE_JOB = ("build", "host", "port", "front")
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class ServeError(UserError):
@@ -32,6 +35,8 @@ def check(settings: ServeConfig) -> None:
             f"nobody could ask: make a key with `python -m ecr_ray.serving.keys --file {path} add NAME --admin`, or "
             "answer requests from this machine without one (--open)"
         )
+    if settings.open and settings.host not in _LOOPBACK:
+        raise ConfigError(f"--open answers this machine without a key, --host {settings.host} lets others in: take one")
     place = recommending.place_of(settings.recommender)
     if not (place / "recommender.json").is_file():
         raise ConfigError(f"--recommender {settings.recommender}: {place} holds no recommender")
@@ -41,6 +46,35 @@ def check(settings: ServeConfig) -> None:
         least, most = getattr(settings, f"{name}_replicas")
         if not 1 <= least <= most:
             raise ConfigError(f"--{name}-replicas {least} {most}: at least 1, and the second not below the first")
+
+
+def prepare_environment(settings: ServeConfig) -> None:
+    """Set what Serve's own processes read when they start: before Ray is started, in whose processes they run.
+
+    In a cluster that is up already they are as whoever started it has set them.
+    """
+    # One event loop a replica, answers by gRPC instead of the object store, and logs that are written in blocks.
+    os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+    if settings.front == "proxy":
+        os.environ.setdefault("RAY_SERVE_ENABLE_DIRECT_INGRESS", "0")
+        return
+    # Its control socket takes orders from everybody who can reach it.
+    private = Path(tempfile.mkdtemp(prefix="ecr-haproxy-"))
+    os.environ |= {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(private / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(private / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(private),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(private / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("", 0))
+        return free.getsockname()[1]
 
 
 def serve_until_stopped(settings: ServeConfig) -> None:
