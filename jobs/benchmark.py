@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from ecr_ray import benchmarks, cli, storage
-from ecr_ray.benchmarks import cluster, critic, ppo, recommend, score, sft
+from ecr_ray.benchmarks import cluster, critic, ppo, recommend, score, serve, sft
 
 BENCHMARKS = {
     "score": lambda chosen: score.run(chosen.rounds, chosen.rows, chosen.many_rows),
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "ppo": lambda chosen: ppo.measure(chosen.rounds),
     "ppo-sync": lambda chosen: ppo.measure_sync(chosen.rounds),
     "recommend": lambda chosen: recommend.run(chosen.rounds),
+    "serve": lambda chosen: serve.run(chosen.rounds),
     "cluster": lambda chosen: cluster.run(chosen.rounds),
 }
 

@@ -155,7 +155,9 @@ class Answering:
         text, source = texts[best], "policy"
         if not text or (rating and self._settings.floor is not None and rating["opinion"] < self._settings.floor):
             text, source, rating = _of_the_film(read), "recommendation", None
-        usage = _usage(replies)
+        usage, timings = _usage(replies), self._clock.all()
+        seconds = {("all" if part == "total" else part): ms / 1e3 for part, ms in timings.items()}
+        self._services.meter.wrote(usage["prompt_tokens"], usage["completion_tokens"], seconds)
         return {
             "id": self.id,
             "user": self._request.user,
@@ -167,7 +169,7 @@ class Answering:
             "model": model_used(self._settings.base, self.version),
             "usage": usage,
             **_read(read, self._request.k),
-            "timings_ms": self._clock.all(),
+            "timings_ms": timings,
         }
 
 

@@ -21,7 +21,7 @@ from ecr_ray.serving.answering import Answering
 from ecr_ray.serving.chat import Completing
 from ecr_ray.serving.errors import ApiError
 from ecr_ray.serving.films import Films
-from ecr_ray.serving.frontdoor import Count, Frontdoor
+from ecr_ray.serving.frontdoor import Frontdoor
 from ecr_ray.serving.keys import Keyring
 from ecr_ray.serving.limits import Limiter
 from ecr_ray.serving.services import Services
@@ -82,9 +82,7 @@ _STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream
 _OF_ADAPTERS = _fails(_403="This key may not.", _409="It cannot be served, or the step cannot be taken.")
 
 
-def build(
-    services: Services, settings: ServeConfig, films: Films, keyring: Keyring, limiter: Limiter, count: Count
-) -> FastAPI:
+def build(services: Services, settings: ServeConfig, films: Films, keyring: Keyring, limiter: Limiter) -> FastAPI:
     """The ASGI application.
 
     Args:
@@ -93,7 +91,6 @@ def build(
         films: the catalogue.
         keyring: who may ask.
         limiter: for how much.
-        count: is told of every request.
     """
 
     @asynccontextmanager
@@ -106,7 +103,7 @@ def build(
     api = FastAPI(**about, lifespan=life, docs_url=None, redoc_url=None)
     api.state.here = Here(services, settings, films, Thumbs(settings, films))
     api.include_router(router)
-    api.add_middleware(Frontdoor, settings=settings, keyring=keyring, limiter=limiter, count=count)
+    api.add_middleware(Frontdoor, settings=settings, keyring=keyring, limiter=limiter, meter=services.meter)
     api.add_exception_handler(ApiError, _told)
     api.add_exception_handler(RequestValidationError, _invalid)
     api.add_exception_handler(HTTPException, _http)

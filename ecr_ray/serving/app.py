@@ -10,11 +10,11 @@ from typing import Any
 from ray import serve
 
 from ecr_ray import config
-from ecr_ray.cluster import metrics
 from ecr_ray.config import ServeConfig
 from ecr_ray.serving import films, policy, recommending, registry
 from ecr_ray.serving.keys import Keyring
 from ecr_ray.serving.limits import Limiter
+from ecr_ray.serving.meter import Meter
 from ecr_ray.serving.services import Services
 
 NAME = "ecr_ray"
@@ -88,7 +88,7 @@ class Ingress:
 
     def __init__(self, settings: ServeConfig, reading: Any, writing: Any, keeping: Any, rating: Any) -> None:
         self._settings = settings
-        self._services = Services(settings, reading, writing, keeping, rating)
+        self._services = Services(reading, writing, keeping, rating, Meter())
 
     def __serve_build_asgi_app__(self) -> Any:
         from ecr_ray.serving import api
@@ -97,18 +97,4 @@ class Ingress:
         keyring = Keyring(Path(settings.output).absolute() / "keys.json")
         limiter = Limiter(settings.requests_per_minute, settings.requests_at_once)
         known = films.load(settings.recommender)
-        return api.build(self._services, settings, known, keyring, limiter, Counter())
-
-
-class Counter:
-    """Requests and refusals, for Prometheus."""
-
-    def __init__(self) -> None:
-        self._requests = metrics.instrument("ecr_serve_requests")
-        self._refused = metrics.instrument("ecr_serve_refused")
-
-    def __call__(self, what: str, value: str) -> None:
-        if what == "refused":
-            self._refused.inc(tags={"reason": value})
-        else:
-            self._requests.inc(tags={"route": what, "code": value})
+        return api.build(self._services, settings, known, keyring, limiter)

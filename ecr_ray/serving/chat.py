@@ -41,7 +41,7 @@ class Completing:
         self, request: ChatRequest, services: Services, settings: ServeConfig, titles: Titles, version: Version
     ) -> None:
         self._request, self._services, self._settings, self._titles = request, services, settings, titles
-        self._version, self._created = version, int(time.time())
+        self._version, self._created, self._began = version, int(time.time()), time.perf_counter()
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self._said = [untrusted.neutral(m.text) for m in request.messages if m.role != "assistant"]
 
@@ -71,7 +71,7 @@ class Completing:
             guard.finish()
             message = {"role": "assistant", "content": guard.text.strip(), "refusal": None}
             choices.append({"index": index, "message": message, "finish_reason": reply.finish, "logprobs": None})
-        usage = _usage(replies[0].prompt_tokens, sum(reply.tokens for reply in replies))
+        usage = self._usage(replies[0].prompt_tokens, sum(reply.tokens for reply in replies))
         return {**self._head("chat.completion"), "choices": choices, "usage": usage}
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
@@ -91,8 +91,9 @@ class Completing:
                 if text or piece.finish:
                     yield self._chunk(piece.index, text, piece.finish, first=piece.index not in begun)
                     begun.add(piece.index)
+        usage = self._usage(prompt, written)
         if self._request.stream_options and self._request.stream_options.include_usage:
-            yield {**self._head("chat.completion.chunk"), "choices": [], "usage": _usage(prompt, written)}
+            yield {**self._head("chat.completion.chunk"), "choices": [], "usage": usage}
 
     def _chunk(self, index: int, text: str, finish: str | None, *, first: bool) -> dict[str, Any]:
         delta: dict[str, Any] = {"role": "assistant"} if first else {}
@@ -110,9 +111,10 @@ class Completing:
             "system_fingerprint": self._version.digest[:12] or None,
         }
 
-
-def _usage(prompt: int, written: int) -> dict[str, int]:
-    return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+    def _usage(self, prompt: int, written: int) -> dict[str, int]:
+        seconds = time.perf_counter() - self._began
+        self._services.meter.wrote(prompt, written, {"policy": seconds, "all": seconds})
+        return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
 
 def models(versions: Mapping[str, Version] | Sequence[Version]) -> list[str]:

@@ -11,10 +11,10 @@ from ecr_ray.config import ServeConfig
 from ecr_ray.serving.errors import ApiError
 from ecr_ray.serving.keys import Key, Keyring
 from ecr_ray.serving.limits import Limiter, Refused
+from ecr_ray.serving.meter import Meter
 
 Message = MutableMapping[str, Any]
 Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
-Count = Callable[[str, str], None]
 
 # Answered without a key: they say nothing that a stranger may not know.
 PUBLIC = ("/", "/healthz", "/readyz", "/openapi.json")
@@ -33,9 +33,8 @@ _HEADERS = {
 class Frontdoor:
     """Lets in who may come in, with a body that is whole and not too long."""
 
-    def __init__(self, app: Any, settings: ServeConfig, keyring: Keyring, limiter: Limiter, count: Count) -> None:
-        """`count` is told of every request's route and status, and of every refusal (`refused`, reason)."""
-        self._app, self._settings, self._keyring, self._limiter, self._count = app, settings, keyring, limiter, count
+    def __init__(self, app: Any, settings: ServeConfig, keyring: Keyring, limiter: Limiter, meter: Meter) -> None:
+        self._app, self._settings, self._keyring, self._limiter, self._meter = app, settings, keyring, limiter, meter
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,14 +44,15 @@ class Frontdoor:
         given = headers.get("x-request-id", "")
         number = given if _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
         answer = _Answer(send, number)
+        self._meter.began()
         try:
             await self._let_in(scope, headers, receive, answer)
         except ApiError as error:
-            self._count("refused", error.code)
+            self._meter.refused(error.code)
             await answer.error(error)
         finally:
             route = scope.get("route")
-            self._count(getattr(route, "path", "other"), str(answer.status))
+            self._meter.ended(getattr(route, "path", "other"), answer.status)
 
     async def _let_in(self, scope: Any, headers: dict[str, str], receive: Receive, answer: "_Answer") -> None:
         path = scope["path"]

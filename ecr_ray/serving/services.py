@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import suppress
 from typing import Any
 
-from ecr_ray.config import ServeConfig
 from ecr_ray.errors import UserError
 from ecr_ray.serving import errors
 from ecr_ray.serving.adapters import State, Version
 from ecr_ray.serving.errors import ApiError
+from ecr_ray.serving.meter import Meter
 from ecr_ray.serving.policy import Asked, Piece, Reply
 from ecr_ray.serving.recommending import Read
 
@@ -25,8 +25,8 @@ STATE_S = 0.5
 class Services:
     """Handles of the deployments, and the state of the adapters as it was half a second ago."""
 
-    def __init__(self, settings: ServeConfig, recommending: Any, policy: Any, registry: Any, rating: Any) -> None:
-        self._settings = settings
+    def __init__(self, recommending: Any, policy: Any, registry: Any, rating: Any, meter: Meter) -> None:
+        self.meter = meter
         self._recommending, self._policy, self._registry, self._rating = recommending, policy, registry, rating
         self._state: State | None = None
         self._counted: list[tuple[str, bool, float | None]] = []

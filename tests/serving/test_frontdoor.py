@@ -30,12 +30,29 @@ async def application(scope, receive, send):
     await send({"type": "http.response.body", "body": content})
 
 
+class Noted:
+    """What Prometheus would be told; the real one needs Ray."""
+
+    def __init__(self):
+        self.told, self.inside = [], 0
+
+    def began(self):
+        self.inside += 1
+
+    def ended(self, route, status):
+        self.inside -= 1
+        self.told.append((route, status))
+
+    def refused(self, reason):
+        self.told.append(("refused", reason))
+
+
 @contextlib.contextmanager
 def served(folder, **settings):
     settings = ServeConfig(**{"max_body_bytes": 1000, "body_timeout_s": 0.5, **settings})
-    counted = []
+    meter = Noted()
     limiter = Limiter(settings.requests_per_minute, settings.requests_at_once)
-    door = Frontdoor(application, settings, Keyring(folder / "keys.json"), limiter, lambda *a: counted.append(a))
+    door = Frontdoor(application, settings, Keyring(folder / "keys.json"), limiter, meter)
     server = uvicorn.Server(uvicorn.Config(door, port=0, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -44,7 +61,7 @@ def served(folder, **settings):
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
-            client.port, client.counted = port, counted
+            client.port, client.meter = port, meter
             yield client
     finally:
         server.should_exit = True
@@ -74,7 +91,8 @@ def test_without_one(tmp_path, key, sent):
         found = client.post("/v1/x", content=b"abc", headers=sent)
         assert found.status_code == 401 and found.json()["error"]["code"].endswith("api_key")
         assert client.get("/healthz").status_code == 200
-        assert ("refused", found.json()["error"]["code"]) in client.counted
+        assert ("refused", found.json()["error"]["code"]) in client.meter.told
+        assert client.meter.inside == 0 and ("other", 200) in client.meter.told
 
 
 def test_this_machine_only_when_asked_for_and_not_for_others(tmp_path):

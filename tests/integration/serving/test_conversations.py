@@ -1,5 +1,6 @@
 """Conversations over HTTP: answers, streams, OpenAI's own client, thumbs that come back as training data."""
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ import time
 import openai
 import pyarrow.parquet as pq
 import pytest
+from ray import serve
 
 from ecr_ray.data import titles
 from ecr_ray.serving import films
@@ -156,9 +158,10 @@ def test_openais_client_understands_errors(client, endpoint):
 
 
 def under_way():
-    from ray import serve
+    async def ask():
+        return await serve.get_deployment_handle("policy", "ecr_ray").under_way.remote()
 
-    return serve.get_deployment_handle("policy", "ecr_ray").under_way.remote().result(timeout_s=10)
+    return asyncio.run(ask())
 
 
 def test_when_the_client_leaves_nothing_is_written_any_more(endpoint):
@@ -213,6 +216,10 @@ def test_what_a_client_asks_is_in_the_metrics(endpoint):
         ]
 
     assert any(s.labels["code"] == "200" and s.value >= 1 for s in wait_for("the metrics", counted, 40))
+    with endpoint.client() as client:
+        text = client.get("/metrics").text
+    for name in ("ray_ecr_serve_seconds_bucket", "ray_ecr_serve_tokens_total", "ray_ecr_serve_in_flight"):
+        assert name in text
 
 
 def test_the_document_describes_the_api_and_its_examples_work(endpoint):
