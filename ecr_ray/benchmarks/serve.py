@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,25 @@ def run(rounds: int) -> list[dict[str, Any]]:
             ours, theirs = ([result[key] for result in found[name]] for name in (front, peer))
             rows.append(benchmarks.row(PEERS[peer], f"{key}, --front {front}", ours, theirs, work))
     return rows
+
+
+def table(content: Mapping[str, Any]) -> str:
+    """A record as one table: a line a measure, a column an arm."""
+    found = {(row["measure"], row["against"]): row for row in content["rows"]}
+    keys = list(dict.fromkeys(row["measure"].rpartition(", --front ")[0] for row in content["rows"]))
+    heads = [*(f"`--front {front}`" for front in OURS), *PEERS.values()]
+    heads += [f"`{front}` over {PEERS[peer]}" for front, peer in itertools.product(OURS, ("vllm",))]
+    lines = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+    for key in keys:
+        rows = {pair: found[f"{key}, --front {pair[0]}", PEERS[pair[1]]] for pair in itertools.product(OURS, PEERS)}
+        cells = [f"{rows[front, 'vllm']['ours']:.4g}" for front in OURS]
+        cells += [f"{rows[OURS[0], peer]['theirs']:.4g}" for peer in PEERS]
+        for front in OURS:
+            row = rows[front, "vllm"]
+            cells.append(f"**{row['ratio']:.3g}** ({row['low']:.3g}–{row['high']:.3g})")
+        lines.append(f"| {key} | {' | '.join(cells)} |")
+    first = content["rows"][0]
+    return "\n".join([*lines, "", f"Medians of {first['n']} rounds in turn: {first['work']}."])
 
 
 def measured(arm: str, folder: Path) -> dict[str, float]:

@@ -1,0 +1,89 @@
+"""Starting the endpoint: what is checked before anything starts, and the config for `serve deploy`."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from ecr_ray import config
+from ecr_ray.config import ConfigError, ServeConfig
+from ecr_ray.serving import keys, run
+from tests.conftest import ROOT
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({}, "nobody could ask: make a key with `python -m ecr_ray.serving.keys --file .*keys.json add NAME --admin`"),
+        ({"open": True, "host": "0.0.0.0"}, "--host 0.0.0.0 lets others in"),
+        ({"open": True, "recommender": "nowhere"}, "nowhere holds no recommender"),
+        ({"open": True, "adapter": "nowhere"}, "has no adapter_config.json"),
+        ({"open": True, "base": "tiny:0"}, "is an adapter of ecr-tiny-chat, not of tiny:0"),
+        ({"open": True, "policy_replicas": (2, 1)}, "--policy-replicas 2 1: at least 1"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_starts(tmp_path, settings, sentence):
+    with pytest.raises((ConfigError, run.adapters.AdapterError), match=sentence):
+        run.check(ServeConfig(output=str(tmp_path), **settings))
+
+
+def test_with_a_key_or_on_this_machine_alone_it_may_start(tmp_path):
+    run.check(ServeConfig(output=str(tmp_path), open=True))
+    keys.write(tmp_path / "keys.json", [keys.make("anna", admin=False)[1]])
+    run.check(ServeConfig(output=str(tmp_path), host="0.0.0.0"))
+
+
+def test_the_job_says_it_in_one_sentence(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "jobs/serve.py", "--output", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "error: nobody could ask" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_config_for_serve_deploy_has_every_setting(tmp_path):
+    target = tmp_path / "serve.yaml"
+    words = ["--build", str(target), "--max-tokens", "17", "--policy-replicas", "1", "3", "--port", "9001", "--open"]
+    done = subprocess.run(
+        [sys.executable, "jobs/serve.py", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    content = yaml.safe_load(target.read_text())
+    schema = ServeDeploySchema.model_validate(content)
+    assert schema.http_options.port == 9001 and schema.http_options.host == "127.0.0.1"
+    (application,) = schema.applications
+    assert application.import_path == "ecr_ray.serving.app:app"
+    again = config.of_mapping(ServeConfig, "serve", application.args)
+    assert (again.max_tokens, again.policy_replicas, again.open) == (17, (1, 3), True)
+
+
+def test_arguments_of_serve_run_are_checked():
+    found = config.of_mapping(
+        ServeConfig, "serve", {"open": "true", "aspects": ["overall=1", "empathy=2"], "port": "81"}
+    )
+    assert found.open and found.aspects == ("overall=1", "empathy=2") and found.port == 81
+    with pytest.raises(ConfigError, match="unknown key 'opne'; did you mean 'open'"):
+        config.of_mapping(ServeConfig, "serve", {"opne": "true"})
+    with pytest.raises(ConfigError, match="cannot be used"):
+        config.of_mapping(ServeConfig, "serve", {"port": "many"})
+
+
+def test_haproxys_control_socket_is_nobody_elses(monkeypatch):
+    before = dict(os.environ)
+    try:
+        for name in list(os.environ):
+            if name.startswith("RAY_SERVE_"):
+                monkeypatch.delenv(name)
+        run.prepare_environment(ServeConfig(front="haproxy"))
+        folder = os.path.dirname(os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"])
+        assert os.stat(folder).st_mode & 0o077 == 0
+        assert os.environ["RAY_SERVE_HAPROXY_STATS_PORT"] != os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
