@@ -36,23 +36,20 @@ def test_with_a_key_or_on_this_machine_alone_it_may_start(tmp_path):
     run.check(ServeConfig(output=str(tmp_path), host="0.0.0.0"))
 
 
-def test_the_job_says_it_in_one_sentence(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "jobs/serve.py", "--output", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+def job(*words):
+    return subprocess.run(
+        [sys.executable, "jobs/serve.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False
     )
+
+
+def test_the_job_says_it_in_one_sentence(tmp_path):
+    done = job("--output", tmp_path)
     assert done.returncode == 1 and "error: nobody could ask" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_config_for_serve_deploy_has_every_setting(tmp_path):
     target = tmp_path / "serve.yaml"
-    words = ["--build", str(target), "--max-tokens", "17", "--policy-replicas", "1", "3", "--port", "9001", "--open"]
-    done = subprocess.run(
-        [sys.executable, "jobs/serve.py", *words], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = job("--build", target, "--max-tokens", "17", "--policy-replicas", "1", "3", "--port", "9001", "--open")
     assert done.returncode == 0, done.stderr
     content = yaml.safe_load(target.read_text())
     schema = ServeDeploySchema.model_validate(content)

@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import openai
 import pyarrow.parquet as pq
@@ -220,6 +221,21 @@ def test_what_a_client_asks_is_in_the_metrics(endpoint):
         text = client.get("/metrics").text
     for name in ("ray_ecr_serve_seconds_bucket", "ray_ecr_serve_tokens_total", "ray_ecr_serve_in_flight"):
         assert name in text
+
+
+def test_what_people_write_is_in_no_log(endpoint):
+    import ray
+
+    secret = "xylophone-4711"
+    endpoint.ask(f"I like {secret} films")
+    with endpoint.client() as client:
+        client.post("/v1/recommend", json={"messages": [{"role": secret, "content": secret}]})
+        client.post("/v1/chat/completions", content=f'{{"{secret}"', headers={"content-type": "application/json"})
+    time.sleep(1)
+    folder = Path(ray._private.worker.global_worker.node.get_logs_dir_path())
+    logs = [path for path in folder.rglob("*") if path.is_file()]
+    assert len(logs) > 5 and not [path for path in logs if secret.encode() in path.read_bytes()]
+    assert secret not in (endpoint.output / "log.txt").read_text()
 
 
 def test_the_document_describes_the_api_and_its_examples_work(endpoint):
