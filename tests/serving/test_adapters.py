@@ -155,7 +155,7 @@ def test_a_checkpoint_of_ppo_is_its_policy_with_the_digests_that_were_written(tm
         (lambda place: set_config(place, r=64), "has rank 64; the endpoint takes at most 16"),
         (
             lambda place: set_config(place, r=8),
-            r"lora_A.weight has the shape \[16, 256\], for ecr-tiny-chat it must be",
+            r"lora_A.weight has the shape \[16, 640\], for ecr-tiny-chat it must be",
         ),
     ],
 )
