@@ -49,7 +49,12 @@ def bind(settings: ServeConfig) -> serve.Application:
     reading = _light(recommending.Recommending, "recommender", settings.recommender_replicas, settings, cpus=0.5)
     rating = _light(recommending.Rating, "critic", settings.critic_replicas, settings, cpus=0.5)
     keeping = serve.deployment(
-        registry.Registry, name="registry", num_replicas=1, ray_actor_options={"num_cpus": LIGHT_CPUS}
+        registry.Registry,
+        name="registry",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": LIGHT_CPUS},
+        # Every ingress asks twice a second.
+        logging_config={"enable_access_log": False},
     ).bind(settings, writing)
     ingress = serve.deployment(
         Ingress,
