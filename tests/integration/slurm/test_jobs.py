@@ -31,7 +31,7 @@ cpus_per_engine = 3   # of a node's four: one engine a node
 def test_scoring_over_three_nodes_is_started_over_and_ends_with_every_row_once(bench):
     config, out = bench.directory / "engines.toml", bench.directory / "score"
     config.write_text(ENGINES)
-    write_turns(bench.directory / "turns.jsonl", 2500)
+    write_turns(bench.directory / "turns.jsonl", 1500)
     # Relative, as one types it; the workers' working directory is another.
     words = ["--config", config.name, "--input", "turns.jsonl", "--output", out.name, "--batch-size", "64"]
     env = {"ECR_CACHE_DIR": str(bench.directory / "cache")}  # where all nodes see the model
@@ -49,17 +49,17 @@ def test_scoring_over_three_nodes_is_started_over_and_ends_with_every_row_once(b
     bench.slurm.command("scancel", "--batch", "--signal=USR1", job)
     bench.wait_for(job, "SLURM is asked to start the job over", 90)
     at_stop = parts()
-    assert 0 < at_stop < 2500 / 64
+    assert 0 < at_stop < 1500 / 64
     assert bench.finish(job, 300) == ("COMPLETED", 0), bench.output(job)
     output = bench.output(job)
     assert bench.slurm.job(job)["Restarts"] == "1"
     assert "stopped before the time limit; the same command goes on from here" in output
     assert f"run {job}.1: Ray on 3 node(s)" in output
     assert "going on with the unfinished run in score" in output
-    assert "2,500 turns, 2,500 scores, 0 failed" in output
+    assert "1,500 turns, 1,500 scores, 0 failed" in output
     assert "could not be told" not in output
     ids = pq.read_table(out / "scores.parquet")["turn_id"].to_pylist()
-    assert sorted(ids) == sorted(turn(n)["turn_id"] for n in range(2500))
+    assert sorted(ids) == sorted(turn(n)["turn_id"] for n in range(1500))
     bench.assert_clean()
 
 
@@ -169,3 +169,18 @@ def test_many_jobs_in_a_row_some_cancelled_and_one_out_of_time_leave_nothing(ben
 def seconds(clock):
     hours, minutes, rest = clock.split("-")[-1].split(":")
     return int(hours) * 3600 + int(minutes) * 60 + int(rest)
+
+
+def test_an_endpoint_in_an_allocation_answers_and_leaves_nothing(bench):
+    words = ["--open", "--output", bench.directory / "serve", "--port", "8123"]
+    job = bench.submit(ROOT / "jobs/serve.py", *map(str, words), nodes=2)
+    bench.wait_for(job, "ready: http://127.0.0.1:8123", 240)
+    body = json.dumps({"messages": [{"role": "user", "content": "I loved Alien (1979). Something as scary?"}]})
+    url = "http://127.0.0.1:8123/v1/recommend"
+    ask = "import httpx, sys; print(httpx.post(sys.argv[1], json=json.loads(sys.argv[2]), trust_env=False, timeout=60).text)"
+    found = bench.slurm.enter("n1", sys.executable, "-c", f"import json; {ask}", url, body)
+    answer = json.loads(found.stdout)
+    assert answer["reply"] and any("Alien (1979)" in film["reason"] for film in answer["recommendations"])
+    bench.slurm.command("scancel", job)
+    assert bench.finish(job)[0] == "CANCELLED"
+    bench.assert_clean()
