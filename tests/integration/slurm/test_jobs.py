@@ -177,8 +177,8 @@ def test_an_endpoint_in_an_allocation_answers_and_leaves_nothing(bench):
     bench.wait_for(job, "ready: http://127.0.0.1:8123", 240)
     body = json.dumps({"messages": [{"role": "user", "content": "I loved Alien (1979). Something as scary?"}]})
     url = "http://127.0.0.1:8123/v1/recommend"
-    ask = "import httpx, sys; print(httpx.post(sys.argv[1], json=json.loads(sys.argv[2]), trust_env=False, timeout=60).text)"
-    found = bench.slurm.enter("n1", sys.executable, "-c", f"import json; {ask}", url, body)
+    ask = "import httpx, json, sys; print(httpx.post(sys.argv[1], json=json.loads(sys.argv[2]), timeout=60).text)"
+    found = bench.slurm.enter("n1", sys.executable, "-c", ask, url, body)
     answer = json.loads(found.stdout)
     assert answer["reply"] and any("Alien (1979)" in film["reason"] for film in answer["recommendations"])
     bench.slurm.command("scancel", job)
