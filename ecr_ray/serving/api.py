@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 import ecr_ray
 from ecr_ray.config import ServeConfig
-from ecr_ray.serving import chat, exposition, schemas, sse
+from ecr_ray.serving import chat, errors, exposition, schemas, sse
 from ecr_ray.serving.adapters import State, Version
 from ecr_ray.serving.answering import Answering
 from ecr_ray.serving.chat import Completing
@@ -130,7 +130,7 @@ async def _http(request: Request, error: Any) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("an unexpected error", exc_info=error)
-    return await _told(request, ApiError(500, "internal", "something went wrong here, and was logged"))
+    return await _told(request, errors.internal())
 
 
 # --- the page, and whether all is well ----------------------------------------------------------------------

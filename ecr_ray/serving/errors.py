@@ -2,6 +2,8 @@
 
 from typing import Any
 
+BUSY = "busy"
+
 
 class ApiError(Exception):
     """An error that the one who asked is told."""
@@ -23,6 +25,11 @@ class ApiError(Exception):
         kind = "invalid_request_error" if self.status < 500 else "server_error"
         return {"error": {"code": self.code, "message": self.message, "type": kind, "param": self.param}}
 
+    @property
+    def blames_the_version(self) -> bool:
+        """Whether it speaks against the weights that were to answer: neither the asker nor a crowd caused it."""
+        return self.status >= 500 and self.code != BUSY
+
     def headers(self) -> dict[str, str]:
         """Beside the content type."""
         return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
@@ -30,7 +37,7 @@ class ApiError(Exception):
 
 def busy() -> ApiError:
     """More is under way than can be answered."""
-    return ApiError(503, "busy", "too much is under way here: try again in a moment", retry_after_s=1)
+    return ApiError(503, BUSY, "too much is under way here: try again in a moment", retry_after_s=1)
 
 
 def lost() -> ApiError:
@@ -41,3 +48,8 @@ def lost() -> ApiError:
 def too_late(seconds: float) -> ApiError:
     """It took too long."""
     return ApiError(504, "timeout", f"there was no answer within {seconds:g} seconds", retry_after_s=5)
+
+
+def internal() -> ApiError:
+    """Something that nobody thought of."""
+    return ApiError(500, "internal", "something went wrong here, and was logged")

@@ -99,7 +99,9 @@ def serve_until_stopped(settings: ServeConfig) -> None:
         print("stopping", flush=True)
     finally:
         serve.delete(app.NAME)
-        serve.shutdown()
+        # What others serve in this cluster stays.
+        if not serve.status().applications:
+            serve.shutdown()
 
 
 def start(settings: ServeConfig) -> None:

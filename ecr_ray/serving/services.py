@@ -4,6 +4,7 @@ Who is asked may die. As long as nothing of an answer has been shown, another on
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -11,12 +12,13 @@ from typing import Any
 
 from ecr_ray.errors import UserError
 from ecr_ray.serving import errors
-from ecr_ray.serving.adapters import State, Version
+from ecr_ray.serving.adapters import AdapterError, State, Version
 from ecr_ray.serving.errors import ApiError
 from ecr_ray.serving.meter import Meter
-from ecr_ray.serving.policy import Asked, Piece, Reply
+from ecr_ray.serving.policy import Asked, Piece, Reply, TooLong
 from ecr_ray.serving.recommending import Read
 
+log = logging.getLogger("ray.serve")
 # Others are asked for so long, so often, while Serve puts a new one in the place of one that died.
 ATTEMPTS, WAIT_S = 6, 0.25
 STATE_S = 0.5
@@ -41,10 +43,13 @@ class Services:
         while True:
             await asyncio.sleep(STATE_S)
             counted, self._counted = self._counted, []
-            # While the registry is started again, what was known before holds.
-            with suppress(*_gone(), TimeoutError):
+            try:
                 async with asyncio.timeout(10):
                     self._state = await self._registry.report.remote(counted)
+            except Exception as error:
+                # What was known before holds, and what was counted is told later: the registry may be starting again.
+                self._counted = counted + self._counted
+                log.warning("the registry of adapters does not answer: %s", _sentence(error))
 
     @property
     def state(self) -> State:
@@ -183,8 +188,10 @@ def _told(error: Exception) -> ApiError:
         return errors.busy()
     if isinstance(error, _gone()) or type(error).__name__ in ("EngineDeadError", "RayTaskError(EngineDeadError)"):
         return errors.lost()
-    if isinstance(error, UserError):
+    if isinstance(error, TooLong):
         return ApiError(400, "context_length_exceeded", _sentence(error), param="messages")
+    if isinstance(error, AdapterError):
+        return ApiError(500, "adapter", _sentence(error))
     raise error
 
 

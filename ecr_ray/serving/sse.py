@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from ecr_ray.serving import errors
 from ecr_ray.serving.errors import ApiError
 
+log = logging.getLogger("ray.serve")
 T = TypeVar("T")
 
 
@@ -37,8 +39,8 @@ async def in_time(work: Awaitable[T], seconds: float, failed: Callable[[], None]
     try:
         async with deadline(seconds):
             return await work
-    except ApiError as error:
-        if error.status >= 500:
+    except Exception as error:
+        if not isinstance(error, ApiError) or error.blames_the_version:
             failed()
         raise
 
@@ -76,8 +78,11 @@ async def _told(
         async with deadline(seconds):
             async for line in lines:
                 yield line
-    except ApiError as error:
-        if error.status >= 500:
+    except Exception as error:
+        if not isinstance(error, ApiError):
+            log.error("an unexpected error in a stream", exc_info=error)
+            error = errors.internal()
+        if error.blames_the_version:
             failed()
         body = {**error.body(), "retry_after_s": error.retry_after_s}
         yield f"event: error\ndata: {json.dumps(body)}\n\n"

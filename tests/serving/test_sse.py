@@ -57,5 +57,29 @@ def test_a_stream_that_stops_says_so_in_an_event():
     assert first == "data: 0\n\n" and last.startswith("event: error\ndata: ") and '"timeout"' in last and failed == 1
 
 
+def test_a_crowd_does_not_speak_against_a_version_and_the_unexpected_does():
+    async def raises(error):
+        raise error
+
+    for error, times in ((busy(), 0), (ValueError("x"), 1), (ApiError(500, "adapter", "x"), 1)):
+        failed = []
+        with pytest.raises(type(error)):
+            asyncio.run(sse.in_time(raises(error), 1, lambda failed=failed: failed.append(1)))
+        assert len(failed) == times
+
+
+def test_what_nobody_thought_of_is_an_event_too():
+    async def breaks():
+        yield "data: 0\n\n"
+        raise ValueError("secret")
+
+    async def read():
+        response = await sse.response(breaks(), 1, lambda: None)
+        return [line async for line in response.body_iterator]
+
+    _, last = asyncio.run(read())
+    assert '"internal"' in last and "secret" not in last
+
+
 def test_busy_says_when_to_ask_again():
     assert busy().headers() == {"Retry-After": "1"} and busy().body()["error"]["type"] == "server_error"
