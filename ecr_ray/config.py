@@ -769,7 +769,7 @@ class ServeConfig:
     requests_at_once: int = 64
     """A key, at each replica of the ingress."""
     waiting: int = 128
-    """Requests that may wait for the policy; more are turned away at once."""
+    """Requests that may wait at each replica of the policy, and as many again in front; more are turned away."""
     timeout_s: float = 60.0
     """The longest that an answer may take."""
     body_timeout_s: float = 10.0

@@ -5,10 +5,9 @@ Several texts are a dialogue: the seeker speaks first, then in turn with the rec
 
 import argparse
 import sys
-from pathlib import Path
 
 from ecr_ray import cli
-from ecr_ray.models import tiny
+from ecr_ray.recommender import place
 from ecr_ray.records import ROLES
 
 BUNDLED = "ecr-tiny-recommender"
@@ -34,9 +33,7 @@ def main() -> int:
         dialogue = live.Live(chosen.emotions).read(dialogue)
         felt = ", ".join(f"{e['label']} {e['prob']:.2f}" for e in dialogue[-1]["emotions"][:3])
         print(f"feels: {felt or 'nothing in particular'}")
-    bundled = tiny.HERE / chosen.recommender
-    where = bundled if "/" not in chosen.recommender and bundled.is_dir() else Path(chosen.recommender)
-    answer = Recommender(where).recommend(dialogue, chosen.count)
+    answer = Recommender(place.of(chosen.recommender)).recommend(dialogue, chosen.count)
     if answer.note:
         print(f"note: {answer.note}")
     for film in answer.films:

@@ -224,10 +224,7 @@ def _now() -> str:
 
 def write(state: State, path: Path) -> None:
     """Keep a state, at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_text(json.dumps(asdict(state), indent=2) + "\n")
-    os.replace(staging, path)
+    storage.write_json(path, asdict(state))
 
 
 def read(path: Path) -> State | None:

@@ -15,8 +15,7 @@ class Films:
 
 def load(recommender: str) -> Films:
     """Those of a recommender, bundled or not."""
-    from ecr_ray.recommender import catalogue, predict
-    from ecr_ray.serving.recommending import place_of
+    from ecr_ray.recommender import catalogue, place, predict
 
-    items = catalogue.read(place_of(recommender) / predict.CATALOGUE).items
+    items = catalogue.read(place.of(recommender) / predict.CATALOGUE).items
     return Films({item.item_id: item.title for item in items}, Titles([item.title for item in items]))

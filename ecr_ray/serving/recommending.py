@@ -4,13 +4,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ecr_ray import prompts
 from ecr_ray.config import ServeConfig
-from ecr_ray.models import tiny
 from ecr_ray.policy import grounding
+from ecr_ray.recommender import place
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,6 @@ class Read:
     grounding: prompts.Grounding | None = None
 
 
-def place_of(name: str) -> Path:
-    """The directory of a recommender, bundled or not."""
-    bundled = tiny.HERE / name
-    return bundled if "/" not in name and bundled.is_dir() else Path(name)
-
-
 class Recommending:
     """Reads dialogues, one after the other."""
 
@@ -56,7 +49,7 @@ class Recommending:
 
         torch.set_num_threads(1)
         self._emotions = live.Live(settings.emotions)
-        self._recommender = Recommender(place_of(settings.recommender))
+        self._recommender = Recommender(place.of(settings.recommender))
         self._grounder = _grounder(settings) if settings.grounded else None
         # What is read is kept to be read no more; one thread, so that nobody else writes there.
         self._thread = ThreadPoolExecutor(1)

@@ -27,8 +27,6 @@ class Registry:
         self._done: dict[str, Any] = {}
         self._state = self._begin()
         self._one_at_a_time = asyncio.Lock()
-        # Loads the live one, and so is no visitor's to wait for.
-        self._first = asyncio.ensure_future(policy.probe.remote(self._state.pick(1.0)))
         self._watch = asyncio.get_running_loop().create_task(self._watching())
 
     async def state(self) -> State:
@@ -107,6 +105,9 @@ class Registry:
             self._state = state
 
     async def _watching(self) -> None:
+        # Loads the live one, which then is no visitor's to wait for.
+        if wrong := await self._policy.probe.remote(self._state.pick(1.0)):
+            log.error("the live version cannot answer: %s", wrong)
         while True:
             await asyncio.sleep(LOOK_S)
             for name in await asyncio.to_thread(self._new):

@@ -9,10 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ecr_ray import storage
 from ecr_ray.config import ConfigError, ServeConfig
 from ecr_ray.errors import UserError
 from ecr_ray.models import tiny
-from ecr_ray.serving import adapters, keys, recommending
+from ecr_ray.recommender import place
+from ecr_ray.serving import adapters, keys
 
 # Not part of what is served.
 _OF_THE_JOB = ("build", "host", "port", "front")
@@ -37,9 +39,9 @@ def check(settings: ServeConfig) -> None:
         )
     if settings.open and settings.host not in _LOOPBACK:
         raise ConfigError(f"--open answers this machine without a key, --host {settings.host} lets others in: take one")
-    place = recommending.place_of(settings.recommender)
-    if not (place / "recommender.json").is_file():
-        raise ConfigError(f"--recommender {settings.recommender}: {place} holds no recommender")
+    recommender = place.of(settings.recommender)
+    if not (recommender / "recommender.json").is_file():
+        raise ConfigError(f"--recommender {settings.recommender}: {recommender} holds no recommender")
     if settings.adapter and not (Path(settings.output) / "adapters.json").exists():
         adapters.check(Path(tiny.resolve_model(settings.adapter)), settings.base, settings.max_lora_rank)
     for name in ("policy", "recommender", "critic", "ingress"):
@@ -119,6 +121,23 @@ def start(settings: ServeConfig) -> None:
         serve.run(app.bind(settings), name=app.NAME, route_prefix="/")
     except RuntimeError as error:
         raise ServeError(f"the endpoint did not start: {str(error).strip()}") from error
+    _check_address(settings)
+
+
+def _check_address(settings: ServeConfig) -> None:
+    """Serve that was up already keeps the address that it was started with."""
+    import httpx
+
+    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host
+    where = f"http://{host}:{settings.port}/healthz"
+    try:
+        found = httpx.get(where, timeout=10, trust_env=False).is_success
+    except httpx.HTTPError:
+        found = False
+    if not found:
+        raise ServeError(
+            f"{where} does not answer: is Serve up in this cluster already, with another --host or --port?"
+        )
 
 
 def write_config(settings: ServeConfig) -> Path:
@@ -135,8 +154,5 @@ def write_config(settings: ServeConfig) -> Path:
             {"name": "ecr_ray", "route_prefix": "/", "import_path": "ecr_ray.serving.app:app", "args": args}
         ],
     }
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.with_name(f".{target.name}.{os.getpid()}")
-    staging.write_text(yaml.safe_dump(content, sort_keys=False))
-    staging.replace(target)
+    storage.write_bytes(target, yaml.safe_dump(content, sort_keys=False).encode())
     return target

@@ -164,6 +164,8 @@ class Services:
         """
         parts = [self._registry.state.remote(), self._policy.check_health.remote()]
         parts.append(self._recommending.read.remote([{"role": "seeker", "text": "hi"}], 1))
+        if self.rates:
+            parts.append(self._rating.rate.remote([{"role": "seeker", "text": "hi"}], ["hello"]))
         try:
             async with asyncio.timeout(5):
                 await asyncio.gather(*parts)
