@@ -134,6 +134,20 @@ def test_replicas_die_and_no_answer_is_lost_or_anybody_elses(endpoint):
     assert (replica("policy"), replica("recommender")) != before
 
 
+def test_what_is_too_much_is_refused_at_once_and_the_rest_is_answered(endpoint):
+    async def crowd():
+        settings = {"headers": {"authorization": f"Bearer {endpoint.key}"}, "trust_env": False, "timeout": 120}
+        async with httpx.AsyncClient(
+            base_url=endpoint.url, limits=httpx.Limits(max_connections=None), **settings
+        ) as ask:
+            return await asyncio.gather(*(ask.post(CHAT, json=chat(SAID[n % 6])) for n in range(500)))
+
+    found = asyncio.run(crowd())
+    refused = [answer for answer in found if answer.status_code == 503]
+    assert {answer.status_code for answer in found} == {200, 503} and len(refused) < 300
+    assert all(a.json()["error"]["code"] == "busy" and a.headers["retry-after"] == "1" for a in refused)
+
+
 def test_a_dead_ingress_and_a_dead_registry_come_back_and_know_what_was_live(endpoint):
     live = endpoint.adapters()[1]["live"]
     for name in ("registry", "ingress", "critic"):
