@@ -765,9 +765,9 @@ class ServeConfig:
     critic_replicas: tuple[int, int] = (1, 1)
     ingress_replicas: tuple[int, int] = (1, 1)
     requests_per_minute: int = 600
-    """A key, at each replica of the ingress; as many may come in one burst."""
+    """A key; as many may come in one burst. Replicas of the ingress share it evenly; likewise below."""
     requests_at_once: int = 64
-    """A key, at each replica of the ingress."""
+    """A key."""
     waiting: int = 128
     """Requests that may wait at each replica of the policy, and as many again in front; more are turned away."""
     timeout_s: float = 60.0

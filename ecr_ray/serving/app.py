@@ -83,7 +83,14 @@ def _replicas(bounds: tuple[int, int], target: int) -> dict[str, Any]:
     least, most = bounds
     if least == most:
         return {"num_replicas": least}
-    scaling = {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": max(1, target // 2)}
+    scaling = {
+        "min_replicas": least,
+        "max_replicas": most,
+        "target_ongoing_requests": max(1, target // 2),
+        # A crowd does not wait for half a minute; a replica that has started is kept for the next one.
+        "upscale_delay_s": 5,
+        "downscale_delay_s": 300,
+    }
     return {"autoscaling_config": scaling}
 
 
@@ -100,6 +107,8 @@ class Ingress:
 
         settings = self._settings
         keyring = Keyring(Path(settings.output).absolute() / "keys.json")
-        limiter = Limiter(settings.requests_per_minute, settings.requests_at_once)
+        limiter = Limiter(
+            settings.requests_per_minute, settings.requests_at_once, peers=lambda: self._services.peers
+        )
         known = films.load(settings.recommender)
         return api.build(self._services, settings, known, keyring, limiter)

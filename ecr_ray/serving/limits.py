@@ -28,9 +28,22 @@ class _Bucket:
 class Limiter:
     """A token bucket and a count of those inside, a key."""
 
-    def __init__(self, per_minute: float, at_once: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """`per_minute` is also how many may come in one burst."""
-        self._rate, self._burst, self._at_once, self._clock = per_minute / 60, max(1.0, per_minute), at_once, clock
+    def __init__(
+        self,
+        per_minute: float,
+        at_once: int,
+        clock: Callable[[], float] = time.monotonic,
+        peers: Callable[[], int] = lambda: 1,
+    ) -> None:
+        """For one of several doors.
+
+        Args:
+            per_minute: of all doors together; also how many may come in one burst.
+            at_once: of all doors together.
+            clock: seconds.
+            peers: how many doors there are just now; each lets in its share.
+        """
+        self._per_minute, self._all_at_once, self._clock, self._peers = per_minute, at_once, clock, peers
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def enter(self, key: str) -> None:
@@ -39,14 +52,15 @@ class Limiter:
         Raises:
             Refused: the key has asked for too much.
         """
-        now = self._clock()
-        bucket = self._buckets.setdefault(key, _Bucket(self._burst, now))
+        now, peers = self._clock(), max(1, self._peers())
+        rate, burst = self._per_minute / 60 / peers, max(1.0, self._per_minute / peers)
+        bucket = self._buckets.setdefault(key, _Bucket(burst, now))
         self._buckets.move_to_end(key)
-        bucket.left, bucket.at = min(self._burst, bucket.left + (now - bucket.at) * self._rate), now
-        if bucket.inside >= self._at_once:
+        bucket.left, bucket.at = min(burst, bucket.left + (now - bucket.at) * rate), now
+        if bucket.inside >= math.ceil(self._all_at_once / peers):
             raise Refused(f"this key has {bucket.inside} requests under way, as many as it may", 1)
         if bucket.left < 1:
-            raise Refused("this key has asked too often within a minute", (1 - bucket.left) / self._rate)
+            raise Refused("this key has asked too often within a minute", (1 - bucket.left) / rate)
         bucket.left -= 1
         bucket.inside += 1
         self._forget()

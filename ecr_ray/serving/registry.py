@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from ecr_ray.serving import adapters
 from ecr_ray.serving.adapters import AdapterError, State, Version
 
 LOOK_S = 2.0
+# An ingress reports twice a second.
+GONE_S = 5.0
 log = logging.getLogger("ray.serve")
 
 
@@ -25,6 +28,7 @@ class Registry:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._stamps: dict[str, Any] = {}
         self._done: dict[str, Any] = {}
+        self._ingresses: dict[str, float] = {}
         self._state = self._begin()
         self._one_at_a_time = asyncio.Lock()
         self._watch = asyncio.get_running_loop().create_task(self._watching())
@@ -33,14 +37,23 @@ class Registry:
         """What answers now."""
         return self._state
 
-    async def report(self, answers: Sequence[tuple[str, bool, float | None]]) -> State:
-        """Count answers: version, whether it failed, the critic's rating. A trial may end by it."""
+    async def report(self, who: str, answers: Sequence[tuple[str, bool, float | None]]) -> tuple[State, int]:
+        """Count answers: version, whether it failed, the critic's rating. A trial may end by it.
+
+        Args:
+            who: the replica of the ingress that gave them.
+
+        Returns:
+            What answers now, and how many replicas of the ingress there are.
+        """
+        now = time.monotonic()
+        self._ingresses = {w: at for w, at in self._ingresses.items() if now - at < GONE_S} | {who: now}
         state = self._state
         for version, failed, rating in answers:
             state = adapters.report(state, version, failed, rating)
         if state is not self._state:
             self._set(adapters.decide(state, self._settings.canary_answers))
-        return self._state
+        return self._state, len(self._ingresses)
 
     async def add(self, name: str, digest: str | None) -> Version:
         """Take an adapter of the directory now; the version that it became.

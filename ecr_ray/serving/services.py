@@ -6,6 +6,7 @@ Who is asked may die. As long as nothing of an answer has been shown, another on
 import asyncio
 import logging
 import random
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -31,6 +32,9 @@ class Services:
         self.meter = meter
         self._recommending, self._policy, self._registry, self._rating = recommending, policy, registry, rating
         self._state: State | None = None
+        self.peers = 1
+        """Replicas of the ingress."""
+        self._who = uuid.uuid4().hex
         self._counted: list[tuple[str, bool, float | None]] = []
         self._task: asyncio.Task | None = None
 
@@ -45,7 +49,7 @@ class Services:
             counted, self._counted = self._counted, []
             try:
                 async with asyncio.timeout(10):
-                    self._state = await self._registry.report.remote(counted)
+                    self._state, self.peers = await self._registry.report.remote(self._who, counted)
             except Exception as error:
                 # What was known before holds, and what was counted is told later: the registry may be starting again.
                 self._counted = counted + self._counted

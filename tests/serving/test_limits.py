@@ -40,6 +40,26 @@ def test_so_many_at_once():
     limiter.enter("anna")
 
 
+def test_doors_share_what_a_key_may(monkeypatch):
+    clock, doors = Clock(), [2]
+    limiter = Limiter(60, 3, clock, lambda: doors[0])
+    limiter.enter("anna")
+    limiter.enter("anna")
+    with pytest.raises(Refused, match="2 requests under way"):
+        limiter.enter("anna")
+    for _ in range(28):
+        limiter.leave("anna")
+        limiter.enter("anna")
+    limiter.leave("anna")
+    with pytest.raises(Refused, match="too often") as refused:
+        limiter.enter("anna")
+    assert refused.value.after_s == 2
+    # The other door has closed.
+    doors[0] = 1
+    clock.now = 1.0
+    limiter.enter("anna")
+
+
 def test_old_keys_are_forgotten_unless_inside(monkeypatch):
     monkeypatch.setattr(limits, "REMEMBERED", 2)
     limiter = Limiter(60, 1, Clock())

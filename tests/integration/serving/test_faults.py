@@ -26,12 +26,17 @@ SAID = (
 )
 
 
-def replica(name):
-    """Process of the deployment's replica."""
+def replicas(name):
+    """Processes of the deployment's replicas."""
     from ray.util.state import list_actors
 
-    found = [a for a in list_actors(filters=[("state", "=", "ALIVE")], limit=1000) if f"#{name}#" in (a.name or "")]
-    return found[0].pid if found else None
+    actors = list_actors(filters=[("state", "=", "ALIVE")], limit=1000)
+    return [actor.pid for actor in actors if f"#{name}#" in (actor.name or "")]
+
+
+def replica(name):
+    """Process of one of them."""
+    return next(iter(replicas(name)), None)
 
 
 class Load:
@@ -132,6 +137,28 @@ def test_replicas_die_and_no_answer_is_lost_or_anybody_elses(endpoint):
     print(f"{load.done} requests in {time.monotonic() - began:.0f} s, {load.told_to_wait} times told to wait")
     assert load.done == REQUESTS and load.wrong == []
     assert (replica("policy"), replica("recommender")) != before
+
+
+def test_a_crowd_gets_another_recommender(endpoint):
+    async def crowd():
+        settings = {"headers": {"authorization": f"Bearer {endpoint.key}"}, "trust_env": False, "timeout": 120}
+        async with httpx.AsyncClient(base_url=endpoint.url, **settings) as ask:
+
+            async def one():
+                while len(found) < 2 and time.monotonic() < deadline:
+                    body = {"messages": [{"role": "user", "content": random.choice(SAID)}], "max_tokens": 1}
+                    assert (await ask.post("/v1/recommend", json=body)).status_code == 200
+
+            async def watch():
+                while len(found) < 2 and time.monotonic() < deadline:
+                    await asyncio.sleep(1)
+                    found[:] = await asyncio.to_thread(replicas, "recommender")
+
+            await asyncio.gather(watch(), *(one() for _ in range(48)))
+
+    found, deadline = [], time.monotonic() + 90
+    asyncio.run(crowd())
+    assert len(found) == 2
 
 
 def test_what_is_too_much_is_refused_at_once_and_the_rest_is_answered(endpoint):
