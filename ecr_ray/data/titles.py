@@ -16,7 +16,13 @@ class Titles:
     """Film titles with their years."""
 
     def __init__(self, names: Iterable[str]) -> None:
+        names = list(names)
         self._known = {knowledge.normal(name) for name in names}
+        self._undated = {knowledge.normal(knowledge.split_year(name)[0]) for name in names}
+
+    def is_one(self, title: str) -> bool:
+        """Whether a film is called so, whatever its year."""
+        return knowledge.normal(title) in self._undated
 
     def named(self, text: str) -> list[bool]:
         """For everything written as a title with its year: whether there is such a film."""
@@ -38,8 +44,10 @@ class Titles:
 
 def _endings(text: str) -> Iterator[list[str]]:
     """For every year in brackets what may be the title before it, from the last word alone to the longest."""
+    before = 0
     for year in _YEAR.finditer(text):
-        words = text[: year.start()].split()[-LONGEST:]
+        words = text[before : year.start()].split()[-LONGEST:]
+        before = year.end()
         endings = [knowledge.normal(" ".join([*words[-k:], year[1]])) for k in range(1, len(words) + 1)]
         # A year with nothing before it is no film's name.
         yield endings or [year[0]]

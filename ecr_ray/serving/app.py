@@ -107,8 +107,6 @@ class Ingress:
 
         settings = self._settings
         keyring = Keyring(Path(settings.output).absolute() / "keys.json")
-        limiter = Limiter(
-            settings.requests_per_minute, settings.requests_at_once, peers=lambda: self._services.peers
-        )
+        limiter = Limiter(settings.requests_per_minute, settings.requests_at_once, peers=lambda: self._services.peers)
         known = films.load(settings.recommender)
         return api.build(self._services, settings, known, keyring, limiter)

@@ -1,8 +1,9 @@
 """A reply as it is written, in which every film that is named exists, or was named by the other person.
 
-The policy writes a film as its title with the year in brackets, as it has learnt to. Where there is no such film, one
-that was recommended takes the place, as in systems that fill slots. Text is held back only while it may still turn
-out to be a title.
+The policy writes a film as its title with the year in brackets, as it has learnt to; other models write it in
+quotation marks. Where there is no such film, one that was recommended takes the place, as in systems that fill slots.
+A title with neither year nor marks is words like others and passes. Text is held back only while it may still turn out
+to be a title.
 """
 
 import re
@@ -18,11 +19,15 @@ _RUN = rf"{_BIG}(?:\s+(?:(?:{_SMALL})(?=\s)|{_BIG}))*"
 # What may still become a title: its words, the word that is just being written, and a bracket that is not closed.
 _OPEN = re.compile(rf"(?<!\S){_RUN}(?:\s+\S*|\s*\(\d{{0,4}})?$|\s*\(\d{{0,4}}$|\s+$")
 _TITLE = re.compile(rf"(?<!\S){_RUN}\s*$")
+# Two words or more: one in quotation marks is seldom a film.
+_WITHIN = r"[A-Z0-9À-ÖØ-Þ'‘*#][^\s()\"“”]*"
+_QUOTED = re.compile(rf"(?<!\S)[\"“]({_WITHIN}(?:\s+(?:(?:{_SMALL})(?=\s)|{_WITHIN}))+)[\"”](?!\s*\()")
 _WORD = re.compile(r"(?<!\S)[^\s(]+")
 _FIRST = re.compile(r"\s*[^\s(]+")
 _YEAR = re.compile(r"\s*\(\d{4}\)")
-# What stands before a title without a space.
-_OPENING = (*"\"'“‘*(",)
+_MARK, _CLOSING = re.compile(r"(?<!\S)[\"“]"), re.compile(r"[\"”]")
+# A title is a word of its own, marks that open it aside.
+_APART = re.compile(r"(?:^|\s)[\"'“‘*(]*$")
 _ARTICLES = {"the", "a", "an"}
 NOTHING_BETTER = "another film"
 
@@ -69,6 +74,7 @@ class Guard:
         return self._give(rest)
 
     def _give(self, text: str) -> str:
+        text = _QUOTED.sub(self._unquoted, text)
         self._out += text
         return text
 
@@ -98,9 +104,21 @@ class Guard:
         written = " ".join(f"{before[start:]}{year}".split())
         if written not in self._places:
             self._places[written] = next(self._unnamed(whole), NOTHING_BETTER)
-        whole = self._out + given + before[:start]
-        space = " " if whole and not whole[-1].isspace() and before[start - 1 : start] not in _OPENING else ""
+        space = "" if _APART.search(self._out + given + before[:start]) else " "
         return before[:start] + space + self._places[written]
+
+    def _unquoted(self, found: re.Match[str]) -> str:
+        title, before = found[1], self._out + found.string[: found.start()]
+        if (
+            not _APART.search(before)
+            or len(title.split()) > LONGEST
+            or self._titles.is_one(title)
+            or self._is_theirs(title)
+        ):
+            return found[0]
+        if title not in self._places:
+            self._places[title] = next(self._unnamed(self._out), NOTHING_BETTER)
+        return self._places[title]
 
     def _is_theirs(self, title: str) -> bool:
         """Whether the other person named it, if without the year."""
@@ -134,7 +152,14 @@ def _last_words(text: str) -> int:
 
 
 def _lead(run: str, before: str) -> int:
-    """Where in a run of capitals the title begins: the first word of a sentence has its capital for that."""
+    """Where in a run of capitals the title begins: at its quotation mark, if it has one.
+
+    The first word of a sentence has its capital for that.
+    """
+    if marks := list(_MARK.finditer(run)):
+        inside = marks[-1].end()
+        # What follows the year may close it.
+        return marks[-1].start() if _CLOSING.search(run, inside) else inside
     words = list(re.finditer(r"\S+", run))
     begins = not before.strip() or before.rstrip()[-1] in ".!?:"
     if not begins or len(words) < 2 or words[0][0].lower() in _ARTICLES:

@@ -32,6 +32,14 @@ def guarded(text, said=(), instead=INSTEAD):
         ("It's a Wonderful Life (1946)", "It's a Wonderful Life (1946)"),
         ("no films here, Sir.", "no films here, Sir."),
         ("(19", "(19"),
+        ('I love "The Matrix" so much', 'I love "The Matrix" so much'),
+        ('I love "the Big Foo" so much', 'I love "the Big Foo" so much'),
+        ('I love "The Big Foo," so much', "I love Up (2009) so much"),
+        ("Have you seen “Attack of the Foo”?", "Have you seen Up (2009)?"),
+        ('"Big Foo (2001)" it is', '"Up (2009)" it is'),
+        ('"Big Foo" (2001) it is', "Up (2009) it is"),
+        ('Try "Big Foo" (2001), or "Bar Foo (2002)"', 'Try Up (2009), or "Heat (1995)"'),
+        ('They said "Yes" and left', 'They said "Yes" and left'),
     ],
 )
 def test_by_hand(written, shown):
@@ -40,6 +48,7 @@ def test_by_hand(written, shown):
 
 def test_what_the_seeker_named_may_be_named():
     assert guarded("I love Foo Bar (2001)!", ["have you heard of foo bar?"]) == "I love Foo Bar (2001)!"
+    assert guarded('I love "Foo Bar"!', ["have you heard of foo bar?"]) == 'I love "Foo Bar"!'
     assert guarded("I love Foo Bar (2001)!", ["Foo Bar (2001)"]) == "I love Foo Bar (2001)!"
 
 
@@ -83,6 +92,9 @@ PIECES = st.lists(
             "2012",
             "(",
             "é",
+            '"',
+            "“",
+            "”",
         ]
     ),
     max_size=25,
@@ -100,7 +112,7 @@ def test_cut_anyhow_it_invents_nothing(pieces, random):
     shown += guard.finish()
     assert shown == guard.text
     assert KNOWN.invented(shown, ()) == []
-    if not KNOWN.named(text):
+    if not KNOWN.named(text) and not set(text) & set('"“”'):
         assert shown == text
 
 
