@@ -788,6 +788,89 @@ class ServeConfig:
 
 
 @dataclass(frozen=True)
+class EvaluateConfig:
+    """Set systems side by side on the same prompts, and say what can be known of each, with intervals.
+
+    People, policies, the best of several answers, endpoints and files of replies; text measures, judges one by one and
+    pair by pair, talks with a simulated user; one report. Run it again after any crash with the same arguments: it
+    goes on where it stopped. `--compare A B` sets two finished runs side by side.
+    Exit code 0: done; 1: cannot run as asked; 3: done, but some figures are withheld, or input lines in quarantine.
+    """
+
+    profile: str = "tiny"
+    """Set of defaults: tiny (laptop, bundled models), node (one GPU host), cluster, or a path to a .toml."""
+    config: str | None = None
+    """A .toml file whose [evaluate] and [judges.NAME] tables override the profile."""
+    input: str = "sample"
+    """Dialogues whose turns are prompts: `sample` (embedded), `redial:test` (below ECR_DATA_DIR), or a path or URI of
+    dialogues or turns as .jsonl, .parquet, ReDial's released .zip, or a directory of these."""
+    split: Literal["test", "valid", "train", "all"] = "test"
+    """Whose dialogues."""
+    output: str = "runs/evaluate"
+    """Directory of the artifact, shared by all nodes: report.html, report.md, figures.json, replies.parquet,
+    judgments.parquet, values.parquet, run.json."""
+    systems: tuple[str, ...] = ("human", "sft=ecr-tiny-chat", "best-of-8=best-of-8:ecr-tiny-chat", "ppo=ecr-tiny-ppo")
+    """NAME=WHAT each. WHAT is a model or adapter (bundled, directory or hub id), best-of-N:MODEL (the critic chooses),
+    an OpenAI-compatible endpoint (http://host:port/v1#model), or a .jsonl or .parquet file with turn_id and text.
+    `human` is what people answered."""
+    baseline: str = "sft"
+    """The system that all others are compared with, and whose words' likelihood is the perplexity."""
+    prompts: int = 200
+    """Turns that are answered: of as many dialogues as there are."""
+    critic: str = "ecr-tiny-critic"
+    """Chooses for best-of-N, and is shown as what PPO climbed; none: no critic."""
+    judges: tuple[str, ...] = ("ecr-tiny-judge",)
+    """Names of judges; see jobs/score.py --list-judges. Those that taught the critic are marked as not independent."""
+    rubric: Literal["ecr", "ecr-ma"] = "ecr"
+    """ecr: the paper's five measures. ecr-ma: empathy, informativeness, recommendation, engagement."""
+    pairs: Literal["all", "baseline", "none"] = "all"
+    """Which systems the judges also compare two by two, in both orders."""
+    pair_prompts: int = 100
+    """Prompts on which they do."""
+    titles: str = "none"
+    """The catalogue: `sample` (the embedded films), `redial` (below ECR_DATA_DIR), a .json file of films, or none."""
+    emotions: str = "ecr-tiny-emotion"
+    """Reads feelings: a bundled classifier or a directory of one; none: no emotion alignment."""
+    recommender: str = "ecr-tiny-recommender"
+    """For the talks, and its own measures in the report; none: neither."""
+    talks: int = 0
+    """Talks of a simulated user with the recommender, and with one that names popular films."""
+    talk_turns: int = 8
+    """Longest talk."""
+    talk_url: str = ""
+    """Talk to a served system instead of the recommender alone: its address, as in http://127.0.0.1:8000."""
+    talk_key_env: str = "ECR_API_KEY"
+    """Environment variable that holds the served system's key."""
+    user_url: str = ""
+    """An OpenAI-compatible endpoint that plays the user, as in http://host:port/v1#model; by default rules do."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What samples."""
+    engines: int = 1
+    """Rollout actors."""
+    cpus_per_engine: float = 1.0
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    vllm: Mapping[str, Any] = field(default_factory=dict)
+    """Further vLLM engine arguments (in a profile or --config file)."""
+    pad_token: str | None = None
+    """A token of the models to pad with, where their tokenizer has none of its own; never the end-of-turn token."""
+    max_prompt: int = 192
+    """Tokens of a prompt; older messages are left out to fit."""
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    top_p: float = 1.0
+    bootstrap: int = 1000
+    """Resamples of dialogues behind every interval."""
+    seed: int = 0
+    max_message_chars: int = 20_000
+    """A dialogue with a longer message is put into quarantine."""
+    overwrite: bool = False
+    """Replace an artifact that was made with other settings."""
+    compare: tuple[str, ...] = ()
+    """Two directories of finished runs to set side by side; writes compare.html and compare.md to --output."""
+
+
+@dataclass(frozen=True)
 class ClusterConfig:
     """Start a Ray cluster inside a SLURM job, run a job file on it, and leave nothing behind.
 

@@ -61,6 +61,11 @@ RUBRICS: dict[str, Rubric] = {
     ),
 }
 
+_PAIR = (
+    "You are a strict and impartial evaluator of conversations about movies. Read the dialogue and the two answers "
+    "that the recommender might give next. On each aspect, say which is better, from 0 (A by far) to 9 (B by far):"
+)
+
 # The nine emotions of the ECR paper, as an LLM is asked for them.
 EMOTION_RUBRIC = Rubric(
     "emotions",
@@ -111,6 +116,17 @@ def judge_question(context: Sequence[Mapping[str, str]], response: str) -> str:
 def last_message_question(messages: Sequence[Mapping[str, str]]) -> str:
     """What somebody is shown who rates a dialogue's last message."""
     return f"Dialogue:\n{dialogue_text(messages)}\n\nRatings of the last message:"
+
+
+def pair_rubric(rubric: Rubric) -> Rubric:
+    """The same aspects, asked for of two answers at once."""
+    return Rubric(f"{rubric.name}-pairs", rubric.aspects, _PAIR)
+
+
+def pair_question(context: Sequence[Mapping[str, str]], first: str, second: str) -> str:
+    """What a judge is shown of two answers to one dialogue."""
+    answers = [" ".join(text.split()) for text in (first, second)]
+    return f"Dialogue:\n{dialogue_text(context)}\n\nAnswer A: {answers[0]}\nAnswer B: {answers[1]}\n\nComparison:"
 
 
 def judge_messages(

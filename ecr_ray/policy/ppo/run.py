@@ -33,6 +33,7 @@ _SPEED = {
     "cpus_per_engine", "gpus_per_engine", "rollout_role", "train_role", "max_failures", "deadline_s", "save_every",
     "overwrite",
 }  # fmt: skip
+OF_TEST = "dialogues or turns of the split test"
 _PLACE = {"profile", "config", "output"}
 
 
@@ -144,6 +145,8 @@ def prepare(settings: PpoConfig, tokenizer: Any, work: Path) -> None:
 
     def asked(location: str, limit: int | None = None) -> list[questions.Question]:
         rows = _accepted(settings, location, rejected)
+        if location == settings.input:
+            rows = _without_test(rows, left_out)
         return questions.ask(rows, tokenizer, settings.max_prompt, left_out, limit, ground)
 
     learn, held_out = asked(settings.input, settings.limit), []
@@ -171,6 +174,15 @@ def _accepted(settings: PpoConfig, location: str, rejected: list[reading.Rejecte
     for row in reading.read(reading.find(location), max_message_chars=settings.max_message_chars, number_rows=False):
         if isinstance(row, reading.Rejected):
             rejected.append(row)
+        else:
+            yield row
+
+
+def _without_test(rows: Iterator[reading.Row], left_out: Counter[str]) -> Iterator[reading.Row]:
+    """Nothing is learnt from what a policy will be measured on."""
+    for row in rows:
+        if row.value["split"] == "test":
+            left_out[OF_TEST] += 1
         else:
             yield row
 
