@@ -10,7 +10,7 @@ ifneq ($(wildcard ../shared/data),)
 export ECR_DATA_DIR ?= $(abspath ../shared/data)
 endif
 
-.PHONY: install score serve test lint format lock figures watch slurm-help clean
+.PHONY: install score pipeline serve test lint format lock figures watch slurm-help clean
 
 install: $(STAMP)
 
@@ -23,6 +23,9 @@ $(STAMP): pyproject.toml requirements/install.sh requirements/$(EXTRA).lock
 
 score: install  ## score the embedded sample with the bundled judge
 	$(BIN)/python jobs/score.py
+
+pipeline: install  ## the embedded sample from dialogues to a report, stage by stage
+	$(BIN)/python jobs/pipeline.py
 
 serve: install  ## a page and an API to talk to the bundled policy, on this machine
 	$(BIN)/python jobs/serve.py --open

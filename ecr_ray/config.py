@@ -13,11 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
 
 from ecr_ray.errors import UserError
 
 T = TypeVar("T")
+PipelineStage = Literal["prepare", "annotate", "score", "critic", "sft", "ppo", "recommender", "evaluate"]
 
 
 class ConfigError(UserError):
@@ -868,6 +871,44 @@ class EvaluateConfig:
     """Replace an artifact that was made with other settings."""
     compare: tuple[str, ...] = ()
     """Two directories of finished runs to set side by side; writes compare.html and compare.md to --output."""
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """Run everything from dialogues to a report: prepare, annotate, score, critic, sft, ppo, recommender, evaluate.
+
+    Every stage is a job of its own, with its settings from profile and --config file, and reads what the stages before
+    it wrote. A plan is shown first; what is up to date is not run again. Run it again after any crash with the same
+    arguments: it goes on where it stopped.
+    Exit code 0: done; 1: cannot run as asked; 3: done, but some input lines are in quarantine or some rows failed;
+    75: stopped before the time limit; else that of the stage that failed.
+    """
+
+    profile: str = "tiny"
+    """Set of defaults: tiny (laptop, bundled models), node (one GPU host), cluster, or a path to a .toml."""
+    config: str | None = None
+    """A .toml file whose [pipeline] table, and every stage's own ([sft], [ppo], ...), override the profile. Where a
+    stage reads and writes, the pipeline decides."""
+    input: str = "sample"
+    """Dialogues: `sample` (embedded), `redial:train|valid|test` (below ECR_DATA_DIR), or a path or URI: ReDial .jsonl,
+    the released .zip, or a directory of these."""
+    output: str = "runs/pipeline"
+    """Directory of the artifact, shared by all nodes: one below it for every stage, logs/, run.json."""
+    from_: Annotated[PipelineStage | None, tyro.conf.arg(name="from")] = None
+    """Begin with this stage; the results of those before it must be there."""
+    until: PipelineStage | None = None
+    """End with this stage."""
+    only: tuple[PipelineStage, ...] = ()
+    """Run only these stages."""
+    force: tuple[PipelineStage, ...] = ()
+    """Run these stages again though they are up to date, and with them those that read their results."""
+    overwrite: bool = False
+    """Replace results that were made with other settings."""
+    plan_only: bool = False
+    """Print what would run, and stop."""
+    stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What a stage is told in a pipeline, and not when it runs by itself: [pipeline.stages.sft] of a profile. A stage's
+    own table in a --config file goes before it."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,16 @@ class Titles:
         """For everything written as a title with its year: whether there is such a film."""
         return [any(ending in self._known for ending in endings) for endings in _endings(text)]
 
+    def films(self, text: str) -> list[str]:
+        """Those that are written with their year and exist, as `name (year)` in normal words."""
+        found = []
+        for endings in _endings(text):
+            known = [ending for ending in endings if ending in self._known]
+            if known:
+                name, _, year = known[-1].rpartition(" ")
+                found.append(f"{name} ({year})")
+        return found
+
     def invented(self, text: str, said: Iterable[str]) -> list[str]:
         """What is written as a title with its year, and is no film: its last word and year, normal.
 

@@ -91,6 +91,11 @@ def alone(
     return _unpacked(pa.concat_tables(tables), settings.rubric, ("system",)), dict(result.run)
 
 
+def nobody(rubric: str) -> pa.Table:
+    """The ratings where there is no judge."""
+    return _unpacked(score_schema(tuple(prompts.RUBRICS[rubric].aspects)).empty_table(), rubric, ("system",))
+
+
 def _placed(asked: Prompts, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
     at = {row["turn_id"]: n for n, row in enumerate(asked.rows)}
     return [(at[row["turn_id"]], row) for row in rows]

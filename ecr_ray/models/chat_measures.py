@@ -12,6 +12,8 @@ from ecr_ray import prompts
 from ecr_ray.data import reading
 from ecr_ray.data.titles import Titles
 from ecr_ray.data.titles import load as load_titles
+from ecr_ray.evaluation.text_measures import distinct_corpus as distinct
+from ecr_ray.evaluation.text_measures import distinct_each
 from ecr_ray.models import ngram, tiny
 from ecr_ray.models.measuring import interval, progress, read
 from ecr_ray.policy import recipes, tokens
@@ -180,7 +182,7 @@ def reply_rows(replies: Sequence[Reply], titles: Titles, model: str, seed: int) 
         corpus = {"value": round(distinct(texts, n), 4), "low": None, "high": None}
         size = {"n": len(texts), "dialogues": len(set(groups.tolist()))}
         rows.append({"measure": f"distinct-{n}, corpus", "model": model, **corpus, **size})
-        each = np.array([distinct([text], n) for text in texts])
+        each = distinct_each(texts, n)
         rows.append(row(f"distinct-{n}, mean per reply", lambda picked, each=each: float(np.nanmean(each[picked]))))
     rows.append(row("ends by itself, share", lambda picked: float(ended[picked].mean())))
     rows.append(row("titles named per reply", lambda picked: float(all_n[picked].mean())))
@@ -194,17 +196,6 @@ def reply_rows(replies: Sequence[Reply], titles: Titles, model: str, seed: int) 
     words = np.array([len(text.split()) for text in texts])
     rows.append(row("words per reply", lambda picked: float(words[picked].mean())))
     return rows
-
-
-def distinct(texts: Sequence[str], n: int) -> float:
-    """Different n-grams as a share of all n-grams of the texts (words and punctuation, lower case); nan without any."""
-    from nltk.tokenize import wordpunct_tokenize
-
-    grams: list[tuple[str, ...]] = []
-    for text in texts:
-        words = wordpunct_tokenize(text.lower())
-        grams += zip(*(words[k:] for k in range(n)), strict=False)
-    return len(set(grams)) / len(grams) if grams else math.nan
 
 
 # --- the chat model ---------------------------------------------------------------------------------------

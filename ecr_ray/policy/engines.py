@@ -121,8 +121,6 @@ class Vllm:
     """vLLM, one adapter a version, each under a name and number of its own: vLLM caches prefixes by them."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        if settings.lora is None:
-            raise EngineError("vLLM takes adapters, not whole weights: --engine vllm goes with --method lora")
         os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", orphans.VARIABLE: "1"}
         if settings.device == "cpu":
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -137,16 +135,16 @@ class Vllm:
             "model": settings.base,
             "dtype": settings.dtype,
             "max_model_len": settings.max_length,
-            "enable_lora": True,
-            "max_lora_rank": _lora_rank(settings.lora.r),
-            "max_loras": 1,
             "enable_prefix_caching": True,
             "disable_log_stats": True,
             # Of the distribution that was drawn from, its temperature included.
             "logprobs_mode": "processed_logprobs",
         }
+        # Without one it samples its base model only.
+        lora = settings.lora
+        adapters = {"enable_lora": True, "max_lora_rank": _lora_rank(lora.r), "max_loras": 1} if lora else {}
         self._vllm, self._settings, self.version = vllm, settings, None
-        self._llm = vllm.LLM(**(arguments | cpu | settings.vllm))
+        self._llm = vllm.LLM(**(arguments | adapters | cpu | settings.vllm))
         self._folder = Path(tempfile.mkdtemp(prefix="ecr-adapters-"))
         self._adapter: Any = None
 
@@ -154,6 +152,8 @@ class Vllm:
         from safetensors.torch import load
         from vllm.lora.request import LoRARequest
 
+        if self._settings.lora is None:
+            raise EngineError("vLLM takes adapters, not whole weights: --engine vllm goes with --method lora")
         tensors = load(sent.payload)
         check_rank(tensors, self._settings.lora.r)
         directory = self._folder / f"{sent.version}-{uuid.uuid4().hex[:8]}"
