@@ -15,7 +15,7 @@ import pyarrow as pa
 from ecr_ray import pages, storage
 from ecr_ray.config import ConfigError
 from ecr_ray.evaluation import statistics
-from ecr_ray.evaluation.report import number
+from ecr_ray.evaluation.report import chance, number
 from ecr_ray.evaluation.statistics import Comparison
 from ecr_ray.records import read_run
 
@@ -41,7 +41,7 @@ def write(directories: Sequence[str], output: str, resamples: int, seed: int) ->
     rows = compare(first, second, resamples=resamples, seed=seed)
     target = Path(output)
     shown = {"first": first, "second": second, "rows": rows, "differ": settings_that_differ(first.run, second.run)}
-    html = pages.render("ecr_ray.evaluation", "compare.html", number, run=second.run, **shown)
+    html = pages.render("ecr_ray.evaluation", "compare.html", number, run=second.run, chance=chance, **shown)
     storage.write_bytes(target / "compare.html", html.encode())
     storage.write_bytes(target / "compare.md", markdown(first, second, rows).encode())
     return target / "compare.html"
@@ -122,4 +122,4 @@ def markdown(first: Side, second: Side, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _told(c: Comparison) -> str:
-    return f"{number(c.difference)} ({number(c.low)} to {number(c.high)}) | {number(c.p_adjusted)}"
+    return f"{number(c.difference)} ({number(c.low)} to {number(c.high)}) | {chance(c.p_adjusted)}"

@@ -20,6 +20,7 @@ from ecr_ray.policy import grounding
 Values = dict[str, dict[str, np.ndarray]]
 DISTINCT = (1, 2, 3, 4)
 REFERENCE = "it is the reference"
+CHOOSING = "KL of best-of-N from its policy, nats an answer, at most (no measurement: log N - (N-1)/N)"
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,15 @@ def _perplexity(
     return statistics.figure("perplexity", system, perplexity, groups[known], **how)
 
 
+def choosing(system: str, tries: int, groups: np.ndarray) -> Figure:
+    """The KL of a policy whose best of N answers is taken from the policy itself, in nats: at most log N - (N-1)/N.
+
+    Source: Beirami et al. 2024, "Theoretical guarantees on the best-of-n alignment policy" (arXiv 2401.01879).
+    """
+    bound = round(float(np.log(tries) - (tries - 1) / tries), 4)
+    return Figure(CHOOSING, system, bound, None, None, len(groups), len(set(groups)))
+
+
 def alignment(seeker_NK: np.ndarray, reply_NK: np.ndarray) -> np.ndarray:
     """How much more a reply's feelings are those of the message it answers than those of the other messages, (N,).
 
@@ -211,26 +221,36 @@ def of_judges(replies: Replies, judgments: Iterable[Mapping[str, Any]], aspects:
     return found
 
 
-def figures(values: Values, replies: Replies, how: Mapping[str, Any]) -> list[Figure]:
-    """The mean of every measure for every system."""
+def figures(values: Values, rated: Values, replies: Replies, how: Mapping[str, Any]) -> list[Figure]:
+    """The mean of every measure for every system.
+
+    Args:
+        values: a reply without one has none: it is too short, or people named no film there.
+        rated: by judges; a reply without a rating is one on which the judge failed, and counts as such.
+    """
     found = []
-    for measure, by_system in values.items():
+    for measure, by_system in (values | rated).items():
         for system, values_N in by_system.items():
-            # Replies that there are not were never asked about; what is missing of the others counts as failed.
-            at = replies.present(system)[0]
+            at = replies.present(system)[0] if measure in rated else np.flatnonzero(~np.isnan(values_N))
             found.append(statistics.figure(measure, system, values_N[at], replies.asked.groups[at], **how))
     return found
 
 
-def differences(values: Values, baseline: str, groups: np.ndarray, how: Mapping[str, Any]) -> list[Comparison]:
+def differences(
+    values: Values, rated: Values, baseline: str, groups_N: np.ndarray, how: Mapping[str, Any]
+) -> list[Comparison]:
     """Every system against the baseline, prompt by prompt, with p-values adjusted over all of them (Holm)."""
     found = []
-    for measure, by_system in values.items():
-        for system, values_N in by_system.items():
-            if system != baseline and baseline in by_system:
-                found.append(
-                    statistics.compare(measure, system, values_N, baseline, by_system[baseline], groups, **how)
-                )
+    for measure, by_system in (values | rated).items():
+        for system, ours_N in by_system.items():
+            if system == baseline or baseline not in by_system:
+                continue
+            theirs_N = by_system[baseline]
+            at = np.arange(len(groups_N))
+            if measure not in rated:
+                at = np.flatnonzero(~np.isnan(ours_N) & ~np.isnan(theirs_N))
+            pair = (ours_N[at], baseline, theirs_N[at])
+            found.append(statistics.compare(measure, system, *pair, groups_N[at], **how))
     return statistics.adjusted(found)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ecr_ray import pages, prompts
+from ecr_ray.evaluation.measures import CHOOSING
 
 if TYPE_CHECKING:
     from ecr_ray.evaluation.report import Found
@@ -83,8 +84,10 @@ def _reward_kl(run: Mapping[str, Any], found: "Found", systems: Sequence[str]) -
     kl_name = f"KL from {run['config']['baseline']}, nats an answer"
     cells = {(f.measure, f.system): f for f in found.figures}
     points = {run["config"]["baseline"]: 0.0}
+    # What choosing the best of several answers costs is bounded, not measured.
     for system in systems:
-        if (kl := cells.get((kl_name, system))) and kl.value is not None:
+        kl = cells.get((kl_name, system)) or cells.get((CHOOSING, system))
+        if kl and kl.value is not None:
             points[system] = kl.value
     points = {s: kl for s, kl in points.items() if (c := cells.get(("critic", s))) and c.value is not None}
     if len(points) < 2:
@@ -95,7 +98,7 @@ def _reward_kl(run: Mapping[str, Any], found: "Found", systems: Sequence[str]) -
     for system, kl in points.items():
         reward = cells["critic", system]
         error = [[reward.value - reward.low], [reward.high - reward.value]] if reward.low is not None else None
-        axis.errorbar(kl, reward.value, yerror=error, capsize=3, label=system, **_style(systems, system))
+        axis.errorbar(kl, reward.value, yerr=error, capsize=3, label=system, **_style(systems, system))
     axis.set_xlabel(kl_name)
     axis.set_ylabel("critic")
     axis.grid(alpha=0.3)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ecr_ray import pages, prompts, storage
 from ecr_ray.evaluation import plots
 from ecr_ray.evaluation.asking import Prompts
-from ecr_ray.evaluation.measures import Values
+from ecr_ray.evaluation.measures import CHOOSING, Values
 from ecr_ray.evaluation.statistics import Comparison, Figure
 from ecr_ray.evaluation.talks import Talked
 from ecr_ray.evaluation.warnings import Warning
@@ -77,7 +77,7 @@ def write(
         "lineage": run["lineage"],
     }
     drawn = plots.draw(run, found, _systems(run), _main(run, found))
-    html = pages.render("ecr_ray.evaluation", "report.html", number, run=run, plots=drawn, **content)
+    html = pages.render("ecr_ray.evaluation", "report.html", number, run=run, plots=drawn, chance=chance, **content)
     storage.write_bytes(output / "report.html", html.encode())
     storage.write_bytes(output / "report.md", markdown(run, content).encode())
 
@@ -88,7 +88,7 @@ def markdown(run: Mapping[str, Any], content: Mapping[str, Any]) -> str:
 
     text = (resources.files("ecr_ray.evaluation") / "report.md.jinja").read_text(encoding="utf-8")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["num"] = number
+    environment.filters |= {"num": number, "p": chance}
     environment.filters["cell"] = lambda value: " ".join(str(value).replace("|", "\\|").split())
     return environment.from_string(text).render(run=run, **content)
 
@@ -101,6 +101,11 @@ def number(value: Any) -> str:
         return f"{value:,}"
     size = abs(value)
     return f"{value:,.0f}" if size >= 100 else f"{value:.2f}" if size >= 10 else f"{value:.3f}"
+
+
+def chance(p: float | None) -> str:
+    """A p-value as people read it."""
+    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _systems(run: Mapping[str, Any]) -> list[str]:
@@ -123,6 +128,7 @@ def headline(run: Mapping[str, Any], found: Found) -> dict[str, Any]:
         *dict.fromkeys(figure.measure for figure in found.strengths),
         "critic",
         f"KL from {run['config']['baseline']}, nats an answer",
+        CHOOSING,
         "ROUGE-L, per reply",
         "distinct-2, per reply",
         "repetition, share of three-word sequences",

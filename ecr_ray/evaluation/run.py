@@ -25,6 +25,7 @@ from ecr_ray.evaluation.measures import Replies, Values
 from ecr_ray.evaluation.report import Found
 from ecr_ray.evaluation.systems import System
 from ecr_ray.models import tiny
+from ecr_ray.policy import weights
 from ecr_ray.recommender import catalogue, place
 from ecr_ray.recommender import predict as recommender
 from ecr_ray.records import RunRecord
@@ -41,6 +42,11 @@ class Plan:
 
     systems: list[System]
     judges: list[JudgeConfig]
+
+    @property
+    def chosen(self) -> dict[str, int]:
+        """Systems whose answers are the best of so many."""
+        return {system.name: system.tries for system in self.systems if system.tries > 1}
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,9 @@ def check(settings: EvaluateConfig) -> Plan:
     baseline = next(system for system in found if system.name == settings.baseline)
     if baseline.kind == "policy" and baseline.tries > 1:
         raise ConfigError(f"--baseline {settings.baseline}: one whose answers nobody chooses")
+    for system in found:
+        if system.kind == "policy":
+            weights.load_tokenizer(weights.base_of(system.where), settings.pad_token)
     if any(system.tries > 1 for system in found) and settings.critic == NONE:
         raise ConfigError("best-of-N needs a --critic that chooses")
     for option in ("critic", "emotions"):
@@ -122,7 +131,7 @@ def evaluate(settings: EvaluateConfig, plan: Plan) -> Result:
     with _timed(timings, "replies"), closing(_Critic(settings, device)) as critic:
         rows, nats = _replies(settings, plan, asked, work, device, critic)
         said = Replies.of(asked, rows)
-        values = _values(settings, said, rows, nats, critic)
+        values = _values(settings, plan, said, rows, nats, critic)
         aligned, feelings = _feelings(settings, said)
     with _timed(timings, "judging"):
         judgments, scoring = _judgments(settings, plan, asked, rows, work)
@@ -224,6 +233,7 @@ def _same_words(one: Any, other: Any) -> bool:
 
 def _values(
     settings: EvaluateConfig,
+    plan: Plan,
     said: Replies,
     rows: Sequence[Mapping[str, Any]],
     nats: Mapping[str, Sequence[tuple[float, int] | None]],
@@ -231,14 +241,17 @@ def _values(
 ) -> Values:
     values = measures.of_texts(said, titles.load(settings.titles) if settings.titles != NONE else None)
     if settings.temperature == 1.0:
-        values |= _divergence(settings, rows, nats)
+        values |= _divergence(settings, plan.chosen, rows, nats)
     if critic.pool is not None:
         values |= _climbed(said, critic.pool)
     return values
 
 
 def _divergence(
-    settings: EvaluateConfig, rows: Sequence[Mapping[str, Any]], nats: Mapping[str, Sequence[tuple[float, int] | None]]
+    settings: EvaluateConfig,
+    chosen: Mapping[str, int],
+    rows: Sequence[Mapping[str, Any]],
+    nats: Mapping[str, Sequence[tuple[float, int] | None]],
 ) -> Values:
     """Of every answer that a policy drew, log p(policy) − log p(baseline): its mean is the KL, in nats an answer."""
     own: dict[str, list[float]] = {}
@@ -246,7 +259,9 @@ def _divergence(
         own.setdefault(row["system"], []).append(np.nan if row["log_prob"] is None else row["log_prob"])
     found = {}
     for system, logs in own.items():
-        if system != settings.baseline and system in nats and not np.isnan(logs).all():
+        # Token by token the best of several answers is the policy's own: what choosing adds is not seen there.
+        once = system not in chosen
+        if once and system != settings.baseline and system in nats and not np.isnan(logs).all():
             theirs = [np.nan if value is None else value[0] for value in nats[system]]
             found[system] = np.array(logs) - np.array(theirs)
     return {f"KL from {settings.baseline}, nats an answer": found} if found else {}
@@ -334,10 +349,11 @@ def _figures(
     how = {"seed": settings.seed, "resamples": settings.bootstrap}
     aspects = tuple(prompts.RUBRICS[settings.rubric].aspects)
     rated = measures.of_judges(said, judgments.to_pylist(), aspects)
-    values = values | rated
     known = titles.load(settings.titles) if settings.titles != NONE else None
-    means = measures.figures(values, said, how) + measures.over_corpus(said, known, nats, how)
-    differences = measures.differences(values, settings.baseline, said.asked.groups, how)
+    means = measures.figures(values, rated, said, how) + measures.over_corpus(said, known, nats, how)
+    means += [measures.choosing(name, tries, said.asked.groups) for name, tries in plan.chosen.items()]
+    differences = measures.differences(values, rated, settings.baseline, said.asked.groups, how)
+    values = values | rated
     teachers = lineage.teachers(settings.critic) if settings.critic != NONE else set()
     names = [judge.name for judge in plan.judges]
     length = {name: _length_bias(name, said, values, how) for name in names}

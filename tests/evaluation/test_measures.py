@@ -51,7 +51,7 @@ def test_figures_count_only_the_replies_that_there_are():
     replies = said(human=HUMAN * 4, ours=("one two", None, "one two three") * 4)
     (figure,) = (
         f
-        for f in measures.figures(measures.of_texts(replies, None), replies, HOW)
+        for f in measures.figures(measures.of_texts(replies, None), {}, replies, HOW)
         if f.measure == "words" and f.system == "ours"
     )
     assert (figure.value, figure.n) == (2.5, 8)
@@ -103,11 +103,14 @@ def test_judges_speak_on_the_papers_scale():
 def test_a_judge_that_fails_on_most_rows_is_withheld_and_the_rest_stands():
     replies = said(ours=("a b c",) * 20, base=("a b",) * 20)
     failing = np.where(np.arange(20) < 8, 1.0, np.nan)
-    values = {"j": {"ours": failing, "base": failing}, "words": {"ours": np.full(20, 3.0), "base": np.full(20, 2.0)}}
-    found = {(f.measure, f.system): f for f in measures.figures(values, replies, HOW)}
+    rated = {"j": {"ours": failing, "base": failing}}
+    values = {"words": {"ours": np.full(20, 3.0), "base": np.full(20, 2.0)}, "seldom": {"ours": failing}}
+    found = {(f.measure, f.system): f for f in measures.figures(values, rated, replies, HOW)}
     assert found["j", "ours"].value is None and "12 of 20" in found["j", "ours"].withheld
     assert found["words", "ours"].value == 3.0
-    told = {c.measure: c for c in measures.differences(values, "base", replies.asked.groups, HOW)}
+    # What most replies have no part in is no failure.
+    assert (found["seldom", "ours"].value, found["seldom", "ours"].n) == (1.0, 8)
+    told = {c.measure: c for c in measures.differences(values, rated, "base", replies.asked.groups, HOW)}
     assert told["words"].difference == 1.0 and told["j"].withheld
 
 

@@ -136,6 +136,11 @@ def test_sign_flips_by_hand():
     assert statistics.sign_flip(np.array([1.0, 2, -3]), seed=0) == 1
 
 
+def test_sums_that_are_equal_but_for_rounding_are_as_far_off():
+    whole = np.array([1.0, 2, 3, -1, 1, 1])
+    assert statistics.sign_flip(whole, seed=0) == statistics.sign_flip(whole / 10, seed=0) == 10 / 64
+
+
 def test_random_sign_flips_agree_with_the_t_test_of_many_dialogues():
     sums = np.random.default_rng(1).normal(0.15, 1, size=200)
     p = statistics.sign_flip(sums, seed=0)

@@ -1,0 +1,214 @@
+"""An evaluation through its front door: real policies, cheats that were planted, and judges behind HTTP.
+
+The judges are small servers in this process that rate by a rule: what is under test is what the report makes of a
+judge that likes length, or that fails, and no real judge does so on order.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pyarrow.parquet as pq
+import pytest
+
+from ecr_ray.config import EvaluateConfig
+from ecr_ray.evaluation import asking, measures
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.slow
+PROMPTS = 40
+ASPECTS = ("empathy", "informativeness", "recommendation", "engagement")
+HACKED = "Oh {}, I am so very glad that you asked me this!"
+
+
+class LikesLength(BaseHTTPRequestHandler):
+    """Rates a reply by its words; of two prefers the longer one. With `fails` it has no answer to most."""
+
+    fails = False
+
+    def do_POST(self):
+        question = json.loads(self.rfile.read(int(self.headers["content-length"])))["messages"][-1]["content"]
+        pair = re.search(r"Answer A: (.*)\nAnswer B: (.*)\n", question)
+        if pair:
+            longer = len(pair[2].split()) - len(pair[1].split())
+            digit = 4.5 + 4 * (longer > 0) - 4 * (longer < 0)
+        else:
+            reply = re.search(r"Recommender: (.*)\n\nRatings", question)[1]
+            digit = min(9, len(reply.split()) // 3)
+        answer = json.dumps(dict.fromkeys(ASPECTS, int(digit)))
+        if self.fails and hash(question) % 10 < 8:
+            answer = "I would rather not say."
+        body = json.dumps({"choices": [{"message": {"content": answer}}]}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *words):
+        pass
+
+
+class Fails(LikesLength):
+    fails = True
+
+
+def job(*arguments, wait=True, code=0):
+    process = subprocess.Popen(
+        [sys.executable, "jobs/evaluate.py", *map(str, arguments)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    if not wait:
+        return process
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-5000:]}"
+    return out + err
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    """A file of judges, and one of replies that say one phrase again and again."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    tables = []
+    for name, handler in (("longer", LikesLength), ("failing", Fails)):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/v1"
+        tables.append(f'[judges.{name}]\nmodel = "rule"\nbackend = "http"\nurl = "{url}"\n')
+    (folder / "judges.toml").write_text("\n".join(tables))
+    prompts = asking.choose(EvaluateConfig(prompts=PROMPTS, split="all")).rows
+    rows = [{"turn_id": row["turn_id"], "text": HACKED.format(n)} for n, row in enumerate(prompts)]
+    (folder / "hacked.jsonl").write_text("\n".join(map(json.dumps, rows[:-1])))
+    words = ["--config", folder / "judges.toml", "--split", "all", "--prompts", PROMPTS, "--max-new-tokens", 16]
+    words += ["--judges", "longer", "failing", "--pair-prompts", 12, "--bootstrap", 200, "--talks", 6]
+    words += ["--talk-turns", 3, "--systems", "human", "sft=ecr-tiny-chat", "best-of-2=best-of-2:ecr-tiny-chat"]
+    return folder, [*words, f"hacked={folder / 'hacked.jsonl'}", "ppo=ecr-tiny-ppo"]
+
+
+@pytest.fixture(scope="module")
+def run(cluster, settings):
+    """Killed after its first answers, and started again."""
+    folder, words = settings
+    first = job(*words, "--output", folder / "run", wait=False)
+    deadline = time.monotonic() + 200
+    while not list((folder / "run" / ".work" / "answers").rglob("*.json")):
+        assert first.poll() is None and time.monotonic() < deadline, first.communicate()
+        time.sleep(0.1)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    printed = job(*words, "--output", folder / "run", code=3)
+    return folder / "run", json.loads((folder / "run" / "run.json").read_text()), printed
+
+
+def figure(run, measure, system, kind="figures"):
+    return next(f for f in run[kind] if f["measure"] == measure and f["system"] == system)
+
+
+def test_every_system_answers_every_prompt_or_says_why_not(run):
+    folder, record, _ = run
+    rows = pq.read_table(folder / "replies.parquet").to_pylist()
+    assert len(rows) == 5 * PROMPTS
+    assert [row["status"] for row in rows if row["system"] == "hacked"].count("missing") == 1
+    assert record["failures"]["hacked: missing"] == 1
+    sft, best = ({r["turn_id"]: r for r in rows if r["system"] == name} for name in ("sft", "best-of-2"))
+    same = sum(sft[turn]["text"] == best[turn]["text"] for turn in sft)
+    assert 0 < same < PROMPTS
+    assert figure(record, "critic", "best-of-2")["value"] > figure(record, "critic", "sft")["value"]
+
+
+def test_the_same_seed_gives_the_same_replies_after_a_kill(run, settings):
+    folder, words = settings
+    again = [w for w in words if w not in ("--judges", "longer", "failing")]
+    job(*again, "--judges", "longer", "--pairs", "none", "--talks", 0, "--output", folder / "again", code=3)
+    tables = [pq.read_table(folder / name / "replies.parquet") for name in ("run", "again")]
+    assert tables[0].equals(tables[1])
+
+
+def test_kl_is_what_it_is(run):
+    _, record, _ = run
+    name = "KL from sft, nats an answer"
+    # Of choosing there is only a bound: log 2 - 1/2.
+    assert not [f for f in record["figures"] if f["measure"] == name and f["system"] == "best-of-2"]
+    assert figure(record, measures.CHOOSING, "best-of-2")["value"] == 0.1931
+    assert figure(record, name, "ppo")["value"] > 0.05
+
+
+def test_the_planted_cheats_are_caught(run):
+    folder, record, printed = run
+    told = {(w["kind"], w["about"]) for w in record["warnings"]}
+    assert ("repeated phrase", "hacked") in told and ("length bias", "longer") in told
+    assert not {about for kind, about in told if kind == "repeated phrase"} - {"hacked"}
+    page = (folder / "report.html").read_text()
+    assert "prefers longer replies" in page and "prefers longer replies" in printed
+    assert "prefers longer replies" in (folder / "report.md").read_text()
+
+
+def test_a_judge_that_fails_on_most_rows_is_withheld_and_the_rest_stands(run):
+    _, record, _ = run
+    withheld = figure(record, "failing: overall, 0-9", "sft")
+    assert withheld["value"] is None and "of 40" in withheld["withheld"]
+    assert figure(record, "longer: overall, 0-9", "sft")["value"] is not None
+    assert figure(record, "Elo by longer", "human", "strengths")["value"] > 1000
+
+
+def test_the_report_stands_alone_and_says_where_all_comes_from(run):
+    folder, record, _ = run
+    page = (folder / "report.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
+    assert page.count('role="img"') == page.count("<figure>") >= 3
+    assert {row["stage"] for row in record["lineage"]} == {"sft", "score", "critic", "ppo"}
+    assert "## In conversation" in (folder / "report.md").read_text()
+    talks = {(f["measure"], f["system"]): f for f in record["talks"]["figures"]}
+    assert talks["success rate", "popular"]["n"] == 6
+
+
+def test_a_policy_asked_about_its_own_training_dialogues_is_caught(run, tmp_path):
+    # As a run of jobs/sft.py on the sample leaves it: the record says what was learnt from.
+    import shutil
+
+    from ecr_ray import storage
+    from ecr_ray.data import sample
+    from ecr_ray.models import tiny
+
+    shutil.copytree(tiny.HERE / "ecr-tiny-chat", tmp_path / "own" / "model")
+    (tmp_path / "own" / "model" / "run.json").unlink()
+    record = json.loads((tiny.HERE / "ecr-tiny-chat" / "run.json").read_text())
+    record["config"]["input"], record["inputs"] = "sample", [storage.digest(sample.dialogues_path())]
+    (tmp_path / "own" / "run.json").write_text(json.dumps(record))
+    words = ["--systems", "human", f"own={tmp_path / 'own' / 'model'}", "--baseline", "own", "--split", "train"]
+    words += ["--prompts", 8, "--max-new-tokens", 4, "--critic", "none", "--talks", 0, "--bootstrap", 50]
+    printed = job(*words, "--judges", "--output", tmp_path / "run", code=3)
+    assert "own training data: 8 of the 8 prompts are of dialogues that own has learnt from" in printed
+
+
+def test_a_finished_run_is_not_run_again_nor_overwritten_by_another(run, settings):
+    folder, words = settings
+    assert "already complete" in job(*words, "--output", folder / "run", code=3)
+    refused = job(*words, "--seed", 1, "--output", folder / "run", code=1)
+    assert "holds a finished run of evaluate with other settings" in refused
+
+
+def test_two_runs_are_compared_prompt_by_prompt(run, settings):
+    folder, _ = settings
+    printed = job("--compare", folder / "again", folder / "run", "--output", folder / "compared", "--bootstrap", 100)
+    assert "compare.html" in printed
+    text = (folder / "compared" / "compare.md").read_text()
+    # The same seed: nothing differs.
+    assert re.search(r"\| words \| sft \| [\d.]+ \| [\d.]+ \| 0.000 \(0.000 to 0.000\)", text)
+    assert "holds no finished run" in job("--compare", folder, folder / "run", code=1)
+
+
+def test_an_unusable_setting_is_one_sentence(tmp_path):
+    for words, sentence in (
+        (["--baseline", "nobody"], "--baseline nobody is none of --systems"),
+        (["--systems", "sft=nowhere"], "nowhere"),
+        (["--critic", "none"], "best-of-N needs a --critic"),
+        (["--judges", "nobody"], "there is no judge 'nobody'"),
+    ):
+        told = job(*words, "--output", tmp_path / "run", code=1)
+        assert "error: " in told and sentence in told and "Traceback" not in told
