@@ -840,12 +840,16 @@ class EvaluateConfig:
     """Talks of a simulated user with the recommender, and with one that names popular films."""
     talk_turns: int = 8
     """Longest talk."""
+    talk_films: int = 3
+    """Films that are recommended a turn."""
     talk_url: str = ""
     """Talk to a served system instead of the recommender alone: its address, as in http://127.0.0.1:8000."""
     talk_key_env: str = "ECR_API_KEY"
     """Environment variable that holds the served system's key."""
     user_url: str = ""
     """An OpenAI-compatible endpoint that plays the user, as in http://host:port/v1#model; by default rules do."""
+    user_key_env: str = ""
+    """Environment variable that holds that endpoint's key; empty: it has none."""
     engine: Literal["transformers", "vllm"] = "transformers"
     """What samples."""
     engines: int = 1

@@ -1,10 +1,9 @@
 """Put the measured tables and outputs into README.md: `python -m ecr_ray.benchmarks.figures`.
 
 Between `<!-- NAME -->` and `<!-- /NAME -->` stands what `results/NAME.json` (a benchmark record, as a table) or
-`results/NAME.txt` (a command's output, as a block) says, between `<!-- metrics -->` the table of metrics, and between
-`<!-- ppo-sweep -->` and `<!-- ppo-verifiable -->` what the bundled policy's runs gained, between `<!-- emotion -->`
-what the bundled classifier is worth, between `<!-- recommender -->` how well ReDial's films are ranked, between
-`<!-- linking -->` how well titles are found; nothing there is typed by hand.
+`results/NAME.txt` (a command's output, as a block) says; nothing there is typed by hand. Some names have a table of
+their own: `metrics`, `ppo-sweep` and `ppo-verifiable` (the bundled policy's runs), `emotion`, `recommender`, `linking`
+and `evaluation`.
 """
 
 import json
@@ -15,6 +14,7 @@ from ecr_ray import benchmarks
 from ecr_ray.benchmarks import serve
 from ecr_ray.cluster import metrics
 from ecr_ray.emotion import card as emotion_card
+from ecr_ray.evaluation import card as evaluation_card
 from ecr_ray.models import ppo_card, tiny
 from ecr_ray.recommender import card as recommender_card
 from ecr_ray.recommender import linking_measures
@@ -51,6 +51,8 @@ def _shown(results: Path, name: str) -> str:
         return recommender_card.summary(json.loads(record.read_text()))
     if name == "emotion":
         return emotion_card.summary(json.loads((tiny.HERE / "ecr-tiny-emotion" / "run.json").read_text()))
+    if name == "evaluation":
+        return evaluation_card.summary(json.loads((results / "evaluation.json").read_text()))
     if (results / f"{name}.txt").is_file():
         return "```text\n" + (results / f"{name}.txt").read_text().rstrip() + "\n```"
     content = json.loads((results / f"{name}.json").read_text())

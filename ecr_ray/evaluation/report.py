@@ -120,27 +120,37 @@ def _main(run: Mapping[str, Any], found: Found) -> str:
     return known[0] if known else "critic" if "critic" in found.values else "words"
 
 
-def headline(run: Mapping[str, Any], found: Found) -> dict[str, Any]:
-    """The few figures that a reader looks for first: measures, and {measure: {system: figure}}."""
-    judges = [f"{judge['name']}: overall, 0-9" for judge in found.scoring["judges"]]
-    wanted = [
-        *judges,
-        *dict.fromkeys(figure.measure for figure in found.strengths),
+def headline_measures(judges: Sequence[str], strengths: Sequence[Mapping[str, Any]], baseline: str) -> list[str]:
+    """The few measures that a reader looks for first, in order.
+
+    Args:
+        judges: their names.
+        strengths: figures of pairwise comparisons, as JSON.
+    """
+    return [
+        *[f"{judge}: overall, 0-9" for judge in judges],
+        *dict.fromkeys(figure["measure"] for figure in strengths),
         "critic",
-        f"KL from {run['config']['baseline']}, nats an answer",
+        f"KL from {baseline}, nats an answer",
         CHOOSING,
         "ROUGE-L, per reply",
         "distinct-2, per reply",
         "repetition, share of three-word sequences",
         "ends by itself, share",
         "names a film that does not exist, share",
+        "names a film that people recommended there, share",
         "emotion alignment, cosine over chance",
         "perplexity",
         "words",
     ]
-    cells: dict[str, dict[str, Figure]] = {}
-    for figure in (*found.figures, *found.strengths):
-        cells.setdefault(figure.measure, {})[figure.system] = figure
+
+
+def headline(run: Mapping[str, Any], found: Found) -> dict[str, Any]:
+    """The measures that matter most, and {measure: {system: figure}}."""
+    judges = [judge["name"] for judge in found.scoring["judges"]]
+    strengths = [figure.as_json() for figure in found.strengths]
+    cells = grouped([*found.figures, *found.strengths])
+    wanted = headline_measures(judges, strengths, run["config"]["baseline"])
     return {"measures": [name for name in wanted if name in cells], "cells": cells}
 
 

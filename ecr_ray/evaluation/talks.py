@@ -49,14 +49,18 @@ def hold(settings: EvaluateConfig, work: Path) -> Talked:
     what = catalogue.read(directory / "catalogue.json")
     wishes = tasks.draw_tasks(what, settings.talks, settings.seed)
     url, _, model = settings.user_url.partition("#")
-    user = UserSpec(url, model)
+    user = UserSpec(url, model, settings.user_key_env)
     counts, source = _popularity(settings, what)
     systems = {
-        partners.POPULAR: partial(partners.Popular, what, counts),
-        Path(settings.recommender).name: partial(partners.Recommending, directory, emotions=settings.emotions),
+        partners.POPULAR: partial(partners.Popular, what, counts, count=settings.talk_films),
+        Path(settings.recommender).name: partial(
+            partners.Recommending, directory, count=settings.talk_films, emotions=settings.emotions
+        ),
     }
     if settings.talk_url:
-        systems["served"] = partial(partners.Served, settings.talk_url, settings.talk_key_env, seed=settings.seed)
+        systems["served"] = partial(
+            partners.Served, settings.talk_url, settings.talk_key_env, count=settings.talk_films, seed=settings.seed
+        )
     how = {"turns": settings.talk_turns, "actors": 1, "output_dir": str(work / "talks"), "seed": settings.seed}
     tables = {name: episodes.run_episodes(wishes, what, name, make, user, **how) for name, make in systems.items()}
     intervals = {"seed": settings.seed, "resamples": settings.bootstrap}
@@ -95,6 +99,6 @@ def _about(settings: EvaluateConfig, count: int, source: str) -> str:
     popular = f"as {source} names films" if source else "in the catalogue's order, no dialogues being there to count"
     return (
         f"{count} users, played by {user}, each with a film in mind whose title they never say, talk for at most "
-        f"{settings.talk_turns} turns; one film is recommended a turn. `{partners.POPULAR}` recommends popular films "
+        f"{settings.talk_turns} turns; {settings.talk_films} films are recommended a turn. `{partners.POPULAR}` recommends popular films "
         f"({popular})."
     )

@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ecr_ray import prompts, storage
+from ecr_ray.evaluation.asking import PROMPTS
+from ecr_ray.evaluation.replies import REPLIES
 from ecr_ray.evaluation.study import __main__ as command
 from ecr_ray.evaluation.study import cells, design, ratings, result, sheets
 from ecr_ray.evaluation.study.design import MEASURES, Item
@@ -53,8 +55,8 @@ def make_run(folder, *, turns=20, systems=SYSTEMS, texts=None, failed=(), judged
         for system in systems
         for n, row in enumerate(asked)
     ]
-    storage.write_parquet(folder / "prompts.parquet", pa.Table.from_pylist(asked))
-    storage.write_parquet(folder / "replies.parquet", pa.Table.from_pylist(replies))
+    storage.write_parquet(folder / "prompts.parquet", pa.Table.from_pylist(asked, schema=PROMPTS))
+    storage.write_parquet(folder / "replies.parquet", pa.Table.from_pylist(replies, schema=REPLIES))
     if judged is not None:
         storage.write_parquet(folder / "judgments.parquet", pa.Table.from_pylist(judged))
     RunRecord("evaluate", {}).write(folder)
@@ -249,6 +251,7 @@ BEGINNINGS = st.sampled_from(["", "=", "'=", "''+", "-", "@", "\t", "\r", "\r\n=
 TEXTS = st.builds(str.__add__, BEGINNINGS, st.text(max_size=30)).filter(bool)
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_an_escaped_text_is_no_formula_and_comes_back(text):
     safe = cells.escaped(text)
@@ -256,7 +259,7 @@ def test_an_escaped_text_is_no_formula_and_comes_back(text):
     assert cells.unescaped(safe) == text
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4))
 def test_a_sheet_holds_every_text_as_it_was(texts):
     contexts = [[{"role": "seeker", "text": said}] for said, _ in texts]

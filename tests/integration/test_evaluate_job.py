@@ -123,10 +123,11 @@ def test_every_system_answers_every_prompt_or_says_why_not(run):
 
 def test_the_same_seed_gives_the_same_replies_after_a_kill(run, settings):
     folder, words = settings
-    again = [w for w in words if w not in ("--judges", "longer", "failing")]
-    job(*again, "--judges", "longer", "--pairs", "none", "--talks", 0, "--output", folder / "again", code=3)
-    tables = [pq.read_table(folder / name / "replies.parquet") for name in ("run", "again")]
-    assert tables[0].equals(tables[1])
+    again = words[: words.index("--judges")]
+    again += ["--systems", "human", "sft=ecr-tiny-chat", "--critic", "none", "--judges", "--bootstrap", 200]
+    job(*again, "--talks", 0, "--output", folder / "again", code=0)
+    once, twice = (pq.read_table(folder / name / "replies.parquet").to_pylist() for name in ("run", "again"))
+    assert twice == [row for row in once if row["system"] in ("human", "sft")]
 
 
 def test_kl_is_what_it_is(run):
@@ -201,14 +202,3 @@ def test_two_runs_are_compared_prompt_by_prompt(run, settings):
     # The same seed: nothing differs.
     assert re.search(r"\| words \| sft \| [\d.]+ \| [\d.]+ \| 0.000 \(0.000 to 0.000\)", text)
     assert "holds no finished run" in job("--compare", folder, folder / "run", code=1)
-
-
-def test_an_unusable_setting_is_one_sentence(tmp_path):
-    for words, sentence in (
-        (["--baseline", "nobody"], "--baseline nobody is none of --systems"),
-        (["--systems", "sft=nowhere"], "nowhere"),
-        (["--critic", "none"], "best-of-N needs a --critic"),
-        (["--judges", "nobody"], "there is no judge 'nobody'"),
-    ):
-        told = job(*words, "--output", tmp_path / "run", code=1)
-        assert "error: " in told and sentence in told and "Traceback" not in told

@@ -120,5 +120,5 @@ def test_an_actor_that_is_lost_costs_no_talk(cluster, tmp_path, tasks, expected)
 
 def test_a_system_that_cannot_be_made_is_said(cluster, tmp_path, what, tasks):
     make = partial(Recommending, tmp_path / "nowhere")
-    with pytest.raises(SimulationError, match="the system ours cannot be made: .*nowhere holds no recommender"):
+    with pytest.raises(SimulationError, match=r"the system ours cannot be made: .*nowhere holds no recommender"):
         episodes.run_episodes(tasks, what, "ours", make, UserSpec(), output_dir=str(tmp_path), seed=0)

@@ -2,7 +2,7 @@
 
   1. python -m ecr_ray.evaluation.study export --run runs/evaluate --output study --raters 3 --turns 50
      writes study/sheets/ with a page (.html, works without a network) and a sheet (.csv) for every rater, and
-     study/key.json, which says whose each reply is. Give each rater ONE of his two files, and nobody the key.
+     study/key.json, which says whose each reply is. Give each rater ONE of the two files, and nobody the key.
   2. Each rater fills in the page and downloads the ratings, or fills in the sheet: whole numbers from 0 to 9.
   3. python -m ecr_ray.evaluation.study read --study study --run runs/evaluate rater-1.csv rater-2.csv rater-3.csv
      writes study/result.json: every system's means, how far the raters agree, and how far the run's judges agree

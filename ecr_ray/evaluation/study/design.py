@@ -1,9 +1,9 @@
 """Which replies a rater sees, in what order, and under what number. Pure but for the chance that blinds.
 
-A rater sees one dialogue after the other, in an order of his own, and under each the reply of every system. The
-systems' order is a row of a balanced Latin square (Williams 1949): over the dialogues of one rater every system stands
-in every place equally often, to within one, and one rater's row for a dialogue is not the next rater's. Some replies
-come a second time, later, alone: how far a rater agrees with himself.
+A rater sees one dialogue after the other, in an order drawn for that rater, and under each the reply of every system.
+The systems' order is a row of a balanced Latin square (Williams 1949): over the dialogues of one rater every system
+stands in every place equally often, to within one, and one rater's row for a dialogue is not the next rater's. Some
+replies come a second time, later, alone: how consistent a rater is.
 
 The seed chooses the turns. Numbers and orders are drawn from the machine's own chance: from a seed they could be found
 out.

@@ -1,7 +1,7 @@
 """What the ratings say: every system's means, how far raters agree, and how far each judge agrees with them.
 
-Pure functions. The unit is a reply, that is a system and a turn; a rater's second rating of a reply counts for his
-own consistency alone. All intervals are over dialogues. What cannot be known is withheld, with the reason.
+Pure functions. The unit is a reply, that is a system and a turn; a rater's second rating of a reply counts for
+consistency alone. All intervals are over dialogues. What cannot be known is withheld, with the reason.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -112,7 +112,7 @@ def of_raters(panel: Panel, how: Resampling) -> list[dict[str, Any]]:
 
 
 def of_repeats(panel: Panel, how: Resampling) -> list[dict[str, Any]]:
-    """How far a rater agrees with himself on replies that came twice: the mean difference, in points, without its sign.
+    """How consistent raters are on replies that came twice: the mean difference, in points, without its sign.
 
     Returns:
         `{measure, rater, value, low, high, n, dialogues, withheld}` a row: by measure, all raters together (`rater` is
