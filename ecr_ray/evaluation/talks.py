@@ -99,6 +99,6 @@ def _about(settings: EvaluateConfig, count: int, source: str) -> str:
     popular = f"as {source} names films" if source else "in the catalogue's order, no dialogues being there to count"
     return (
         f"{count} users, played by {user}, each with a film in mind whose title they never say, talk for at most "
-        f"{settings.talk_turns} turns; {settings.talk_films} films are recommended a turn. `{partners.POPULAR}` recommends popular films "
-        f"({popular})."
+        f"{settings.talk_turns} turns; {settings.talk_films} films are recommended a turn. `{partners.POPULAR}` "
+        f"recommends popular films ({popular})."
     )
