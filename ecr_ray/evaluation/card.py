@@ -1,9 +1,16 @@
-"""A finished evaluation in the README: its headline table and what it warns of, from its run record."""
+"""A finished evaluation in the README: its headline table and what it warns of, from its run record.
 
+`python -m ecr_ray.evaluation.card RUN` puts a run's record where the README's table is made from.
+"""
+
+import os
 import shlex
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import ecr_ray
 from ecr_ray.evaluation.report import headline_measures, number
 
 
@@ -40,3 +47,15 @@ def _cell(figure: Mapping[str, Any] | None) -> str:
     if figure["low"] is None:
         return number(figure["value"])
     return f"{number(figure['value'])} ({number(figure['low'])} to {number(figure['high'])})"
+
+
+def publish(run: Path, target: Path) -> None:
+    """Copy a run's record, without the places of the machine that it ran on."""
+    text = (run / "run.json").read_text()
+    for place, name in ((os.environ.get("ECR_DATA_DIR"), "$ECR_DATA_DIR"), (str(Path.cwd()), ".")):
+        text = text.replace(place, name) if place else text
+    target.write_text(text)
+
+
+if __name__ == "__main__":
+    publish(Path(sys.argv[1]), Path(ecr_ray.__file__).parent / "benchmarks" / "results" / "evaluation.json")

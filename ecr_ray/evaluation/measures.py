@@ -49,7 +49,8 @@ class Replies:
 
     def is_reference(self, system: str) -> bool:
         """Whether a system is the people themselves."""
-        return self.texts[system] == self.people
+        at, texts = self.present(system)
+        return bool(texts) and texts == [self.people[n] for n in at]
 
     def present(self, system: str) -> tuple[np.ndarray, list[str]]:
         """Numbers of the prompts that a system answers, and its answers."""

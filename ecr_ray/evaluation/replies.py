@@ -24,7 +24,7 @@ from ecr_ray.evaluation import endpoint
 from ecr_ray.evaluation.asking import Prompts
 from ecr_ray.evaluation.systems import System
 from ecr_ray.policy import weights
-from ecr_ray.policy.engines import EngineSettings
+from ecr_ray.policy.engines import EngineError, EngineSettings
 from ecr_ray.policy.ppo import questions
 from ecr_ray.policy.ppo.loop import seeds
 from ecr_ray.policy.sampling import Sample, Sampling
@@ -32,6 +32,8 @@ from ecr_ray.policy.sampling import Sample, Sampling
 OK, EMPTY, FAILED, MISSING, TOO_LONG = "ok", "empty", "failed", "missing", "prompt_too_long"
 # Prompts that travel to an actor, and are lost with it.
 CHUNK = 64
+# For one of them, the start of an actor included: a large model takes its time to load.
+DEADLINE_S = 1800.0
 REPLIES = pa.schema(
     [
         ("system", pa.string()),
@@ -117,17 +119,30 @@ class Writers:
             vllm=dict(settings.vllm) if kind == "vllm" else {},
         )
         actor = ray.remote(Writer).options(num_cpus=cpus, num_gpus=gpus, max_restarts=3, max_task_retries=3)
+        self._model = model.name
         self._actors = [actor.remote(engine) for _ in range(settings.engines)]
 
     def run(self, method: str, jobs: Sequence[tuple[Any, tuple]], done: Callable[[Any, Any], None]) -> None:
-        """Call a method for every (key, arguments); `done` gets the key and what came."""
+        """Call a method for every (key, arguments); `done` gets the key and what came.
+
+        Raises:
+            EngineError: the actors die again and again, or do not answer.
+        """
+        from ray.exceptions import RayActorError
         from ray.util import ActorPool
 
         pool = ActorPool(self._actors)
         for key, arguments in jobs:
             pool.submit(lambda actor, job: actor.keyed.remote(method, *job), (key, arguments))
-        while pool.has_next():
-            done(*pool.get_next_unordered())
+        try:
+            while pool.has_next():
+                done(*pool.get_next_unordered(DEADLINE_S))
+        except TimeoutError as error:
+            told = f"no actor with {self._model} answered within {DEADLINE_S:.0f} s"
+            raise EngineError(f"{told}: has the cluster room for --engines of --cpus-per-engine?") from error
+        except RayActorError as error:
+            cause = str(error).strip().splitlines()[-1]
+            raise EngineError(f"an actor with {self._model} died again and again: {cause}") from error
 
     def __enter__(self) -> "Writers":
         return self

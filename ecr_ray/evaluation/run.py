@@ -357,7 +357,7 @@ def _figures(
     teachers = lineage.teachers(settings.critic) if settings.critic != NONE else set()
     names = [judge.name for judge in plan.judges]
     length = {name: _length_bias(name, said, values, how) for name in names}
-    position = {name: _position_bias(name, pairs, how) for name in names}
+    position = {name: bias for name in names if (bias := _position_bias(name, pairs, how))}
     overlaps = {
         system.name: lineage.overlap(system.where, said.asked.groups.tolist())
         for system in plan.systems
@@ -375,7 +375,7 @@ def _figures(
         figures=means,
         comparisons=differences,
         strengths=[figure for name in names for figure in _strengths(name, plan, pairs, how)],
-        biases=[figure for figure in (*length.values(), *position.values()) if figure is not None],
+        biases=[figure for figure in (*length.values(), *position.values()) if figure],
         warnings=told,
         teachers=teachers,
         judgments=judgments,

@@ -61,7 +61,12 @@ def hold(settings: EvaluateConfig, work: Path) -> Talked:
         systems["served"] = partial(
             partners.Served, settings.talk_url, settings.talk_key_env, count=settings.talk_films, seed=settings.seed
         )
-    how = {"turns": settings.talk_turns, "actors": 1, "output_dir": str(work / "talks"), "seed": settings.seed}
+    how = {
+        "turns": settings.talk_turns,
+        "actors": settings.engines,
+        "output_dir": str(work / "talks"),
+        "seed": settings.seed,
+    }
     tables = {name: episodes.run_episodes(wishes, what, name, make, user, **how) for name, make in systems.items()}
     intervals = {"seed": settings.seed, "resamples": settings.bootstrap}
     return Talked(

@@ -18,11 +18,6 @@ ORDERS = 4
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
-def empty(texts: Sequence[str]) -> int:
-    """How many replies say nothing."""
-    return sum(not text.strip() for text in texts)
-
-
 def words_each(texts: Sequence[str]) -> np.ndarray:
     """Words of every reply, between blanks, (N,)."""
     return np.array([len(text.split()) or np.nan for text in texts], dtype=float)
@@ -127,20 +122,6 @@ def chrf_each(texts: Sequence[str], references: Sequence[str | None]) -> np.ndar
     from sacrebleu.metrics import CHRF
 
     metric = CHRF()
-    found = np.full(len(texts), np.nan)
-    for n, text, reference in _pairs(texts, references):
-        found[n] = metric.sentence_score(text, [reference]).score
-    return found
-
-
-def sentence_bleu_each(texts: Sequence[str], references: Sequence[str | None]) -> np.ndarray:
-    """BLEU-4 of every reply alone in 0-100, (N,): sacreBLEU's, nrefs:1|case:mixed|eff:yes|tok:13a|smooth:exp.
-
-    Of one reply smoothing decides; its mean is not the BLEU of a corpus.
-    """
-    from sacrebleu.metrics import BLEU
-
-    metric = BLEU(effective_order=True)
     found = np.full(len(texts), np.nan)
     for n, text, reference in _pairs(texts, references):
         found[n] = metric.sentence_score(text, [reference]).score

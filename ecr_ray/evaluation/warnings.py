@@ -70,8 +70,8 @@ def of_texts(replies: Replies) -> list[Warning]:
 def of_judges(
     judges: Sequence[Mapping[str, Any]],
     teachers: set[str],
-    length: Mapping[str, Figure],
-    position: Mapping[str, Figure],
+    length: Mapping[str, Figure | None],
+    position: Mapping[str, Figure | None],
 ) -> list[Warning]:
     """Judges that taught the critic, that nobody taught, that like length, or like what stands first or second.
 
@@ -79,7 +79,7 @@ def of_judges(
         judges: their entries in a scoring run's record.
         teachers: names of those that the critic learnt from.
         length: judge → Spearman's rho of length and rating among the replies to one prompt.
-        position: judge → how far above a half it rates what stands second.
+        position: judge → how far above a half it rates what stands second, where it compared replies.
     """
     found = []
     for judge in judges:
@@ -93,6 +93,9 @@ def of_judges(
         if unlearnt:
             names = ", ".join(aspect.replace("_", " ") for aspect in unlearnt)
             found.append(Warning("not taught", name, f"{name} was never taught to rate {names}."))
+        if judge["learnt_from"] and name in position:
+            text = f"{name} was taught to rate single replies, never to compare two: its Elo is worth little."
+            found.append(Warning("not taught", name, text))
         if (bias := length.get(name)) and bias.low is not None and bias.low > LENGTH_BIAS:
             text = (
                 f"{name} prefers longer replies to the same prompt (Spearman {bias.value:.2f}, 95 % {bias.low:.2f} to "
