@@ -259,7 +259,7 @@ def _check_length(texts: list[str], settings: ServeConfig) -> None:
 )
 async def versions(its: Its) -> Any:
     """Which there are, and why each is where it is."""
-    return _adapters(its.services.state)
+    return _adapters(await its.services.newest())
 
 
 @router.post(

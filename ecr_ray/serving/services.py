@@ -62,6 +62,14 @@ class Services:
             raise ApiError(503, "starting", "the endpoint is starting", retry_after_s=2)
         return self._state
 
+    async def newest(self) -> State:
+        """The same as the registry has it now: another ingress may have changed it just before."""
+        try:
+            self._state = await self._registry.state.remote()
+        except Exception as error:
+            raise _told(error) from error
+        return self._state
+
     @property
     def rates(self) -> bool:
         """Whether there is a critic."""

@@ -83,6 +83,8 @@ class Load:
         return answer["user"] == f"n{number}" and films == self.films[said] and bool(answer["reply"])
 
     def is_of(self, said, text):
+        if text in {other for asked, other in self.texts.items() if asked != said} - {self.texts[said]}:
+            print(f"to {said!r} it said {text!r}; alone {self.texts[said]!r}")
         # In another batch sums are rounded otherwise, and a word may differ; but it is nobody else's answer.
         others = {other for asked, other in self.texts.items() if asked != said} - {self.texts[said]}
         return bool(text) and text not in others
