@@ -72,10 +72,10 @@ def _node(name: str, run: Mapping[str, Any], place: Path) -> Node:
             found = of(parent) if parent and parent != "none" else None
             if found is not None:
                 parents.append(found)
-    # A bundled critic brings the records of the scores that taught it.
-    for path in sorted(place.glob("run-scores-*.json")):
-        scores = json.loads(path.read_text())
-        parents.append(Node(scores["config"]["output"], scores["stage"], scores))
+    # A bundled critic brings the records of the scores that taught it, a bundled recommender those of its emotions.
+    for path in sorted([*place.glob("run-scores-*.json"), *place.glob("run-emotions-*.json")]):
+        before = json.loads(path.read_text())
+        parents.append(Node(before["config"]["output"], before["stage"], before))
     return Node(name, run["stage"], run, tuple(parents))
 
 

@@ -81,12 +81,12 @@ def hold(settings: EvaluateConfig, work: Path) -> Talked:
 def _popularity(settings: EvaluateConfig, what: Catalogue) -> tuple[dict[str, int], str]:
     """How often each film is named in the dialogues that the recommender learnt from, and where that was read."""
     node = lineage.of(settings.recommender)
-    known = [node.run["config"]["input"]] if node else []
-    for location in [*known, settings.input]:
+    known = [run.run["config"].get("input") for run in node.walk()] if node else []
+    for location in dict.fromkeys([*filter(None, known), settings.input, "sample"]):
         try:
             source = reading.find(location, "dialogues")
         except InputError:
-            # A bundled recommender's dialogues need not be here.
+            # What a bundled recommender learnt from need not be here.
             continue
         rows = reading.read(source, max_message_chars=settings.max_message_chars, number_rows=False)
         dialogues = [

@@ -19,7 +19,7 @@ from ecr_ray.recommender import catalogue, place
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
-OURS, TASKS, TURNS = "ecr_ray", 24, 8
+OURS, TASKS, TURNS = "ecr_ray", 14, 8
 RUN = f"""
 import sys
 from functools import partial

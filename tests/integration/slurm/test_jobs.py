@@ -19,7 +19,7 @@ from tests.integration.slurm.local_slurm import DONE, until
 
 pytestmark = pytest.mark.slow
 # Twenty take five minutes.
-MANY = int(os.environ.get("ECR_MANY_JOBS", "8"))
+MANY = int(os.environ.get("ECR_MANY_JOBS", "5"))
 
 ENGINES = """
 [judges.ecr-tiny-judge]
