@@ -88,6 +88,10 @@ def base_of(name: str) -> str:
     if not path.is_file():
         return name
     base = json.loads(path.read_text()).get("base_model_name_or_path")
+    # A base that jobs/ppo.py made, from an adapter that it went on from, lies beside the new one.
+    beside = path.parent.parent / "base"
+    if not base and (beside / "config.json").is_file():
+        return str(beside)
     if not base:
         raise ModelError(f"{path} does not name a base model")
     return base
