@@ -109,9 +109,20 @@ def test_what_is_not_of_this_model_is_refused(tokenizer, policies):
         engines.check_fit({"x": torch.ones(1)}, {})
     with pytest.raises(PolicySyncError, match=r"lacks the weight x, unlike the engine"):
         engines.check_fit({}, {"x": (1,)})
-    whole = EngineSettings("vllm", tiny.resolve_model(BASE), tokenizer.eos_token_id, tokenizer.pad_token_id)
+
+
+@pytest.mark.slow
+def test_vllm_without_an_adapter_samples_its_base_and_takes_no_weights(tokenizer, asked, policies):
+    ids = tokenizer.eos_token_id, tokenizer.pad_token_id
+    engine = engines.make(EngineSettings("vllm", tiny.resolve_model(BASE), *ids, max_length=256))
+    for prompt, sample in zip(asked, engine.generate(asked, range(4), HOW), strict=True):
+        built = networks.build(tiny.resolve_model(BASE), LORA)
+        packed = networks.Packed.of([(prompt, sample.ids)], 0, "cpu")
+        with torch.no_grad():
+            wanted, _ = networks.token_log_probs(built.policy, packed.ids_BL, packed.at_N, packed.tokens_N, 0.8)
+        assert np.allclose(sample.log_probs, wanted, atol=2e-3)
     with pytest.raises(EngineError, match="--engine vllm goes with --method lora"):
-        engines.make(whole)
+        engine.load(Delivery.of(policies[0], 1))
 
 
 def test_a_written_adapter_is_pefts_own(tmp_path, policies):
