@@ -195,7 +195,7 @@ def test_a_stage_that_fails_leaves_the_others_whole_and_says_how_to_go_on(cheap,
 
 def test_a_pipeline_that_is_killed_goes_on_with_the_same_command(cheap, tmp_path):
     file = tmp_path / "longer.toml"
-    file.write_text(SHORT.replace("epochs = 2", "epochs = 40\nsave_every = 4\neval_every = 4"))
+    file.write_text(SHORT.replace("epochs = 2", "epochs = 14\nsave_every = 4\neval_every = 4"))
     words = ["--config", file, "--output", cheap, *CHEAP, "--force", "annotate", "--overwrite"]
     process = start(*words)
     deadline = time.monotonic() + 300
