@@ -10,7 +10,7 @@ ifneq ($(wildcard ../shared/data),)
 export ECR_DATA_DIR ?= $(abspath ../shared/data)
 endif
 
-.PHONY: install score pipeline serve test lint format lock figures watch slurm-help clean
+.PHONY: install score pipeline serve test test-all lint format lock figures watch slurm-help clean
 
 install: $(STAMP)
 
@@ -30,8 +30,11 @@ pipeline: install  ## the embedded sample from dialogues to a report, stage by s
 serve: install  ## a page and an API to talk to the bundled policy, on this machine
 	$(BIN)/python jobs/serve.py --open
 
-test: install  ## every test; those that need real data or a GPU say why they skip
+test: install  ## what CI runs: half an hour on two cores; what needs real data or a GPU says why it skips
 	$(BIN)/python -m pytest
+
+test-all: install  ## and every further fault of every stage: an hour and a half on two cores
+	$(BIN)/python -m pytest -m ""
 
 lint: install
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -25,6 +25,20 @@ def write_turns(path: Path, rows: int) -> Path:
     return path
 
 
+def pytest_collection_modifyitems(items):
+    """What is quick first; of the slow, what watches a young cluster.
+
+    Ray's page of metrics grows with every dataset, and Prometheus reads it once a second there.
+    """
+    items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, item.path.name != "test_watching.py"))
+
+
+def pytest_runtest_logreport(report):
+    """Say at once what failed: a run that is ended from outside shows no summary."""
+    if report.failed:
+        print(f"\n{report.outcome}: {report.nodeid} ({report.when})\n{report.longreprtext[-3000:]}", flush=True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
     """A model cache of this session's own, so that a stale one on the machine cannot help or hurt."""

@@ -122,6 +122,7 @@ def read_contexts(out):
             yield found["turn_id"], found["context"]
 
 
+@pytest.mark.long
 def test_killed_and_gone_on_with_other_workers_it_is_the_same_run(undisturbed, scored, tmp_path):
     out = tmp_path / "critic"
     work = out / ".work"

@@ -92,17 +92,28 @@ def settings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(cluster, settings):
-    """Killed after its first answers, and started again."""
+    """With two judges and five systems."""
     folder, words = settings
-    first = job(*words, "--output", folder / "run", wait=False)
+    printed = job(*words, "--output", folder / "run", code=3)
+    return folder / "run", json.loads((folder / "run" / "run.json").read_text()), printed
+
+
+@pytest.fixture(scope="module")
+def again(cluster, settings):
+    """The same replies of two systems alone, killed after the first answers and started again."""
+    folder, words = settings
+    words = words[: words.index("--judges")]
+    words += ["--systems", "human", "sft=ecr-tiny-chat", "--critic", "none", "--judges", "--bootstrap", 200]
+    words += ["--talks", 0, "--output", folder / "again"]
+    first = job(*words, wait=False)
     deadline = time.monotonic() + 200
-    while not list((folder / "run" / ".work" / "answers").rglob("*.json")):
+    while not list((folder / "again" / ".work" / "answers").rglob("*.json")):
         assert first.poll() is None and time.monotonic() < deadline, first.communicate()
         time.sleep(0.1)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    printed = job(*words, "--output", folder / "run", code=3)
-    return folder / "run", json.loads((folder / "run" / "run.json").read_text()), printed
+    job(*words)
+    return folder / "again"
 
 
 def figure(run, measure, system, kind="figures"):
@@ -121,12 +132,10 @@ def test_every_system_answers_every_prompt_or_says_why_not(run):
     assert figure(record, "critic", "best-of-2")["value"] > figure(record, "critic", "sft")["value"]
 
 
-def test_the_same_seed_gives_the_same_replies_after_a_kill(run, settings):
-    folder, words = settings
-    again = words[: words.index("--judges")]
-    again += ["--systems", "human", "sft=ecr-tiny-chat", "--critic", "none", "--judges", "--bootstrap", 200]
-    job(*again, "--talks", 0, "--output", folder / "again", code=0)
-    once, twice = (pq.read_table(folder / name / "replies.parquet").to_pylist() for name in ("run", "again"))
+@pytest.mark.long
+def test_the_same_seed_gives_the_same_replies_after_a_kill(run, again):
+    folder, *_ = run
+    once, twice = (pq.read_table(place / "replies.parquet").to_pylist() for place in (folder, again))
     assert twice == [row for row in once if row["system"] in ("human", "sft")]
 
 
@@ -168,6 +177,7 @@ def test_the_report_stands_alone_and_says_where_all_comes_from(run):
     assert talks["success rate", "popular"]["n"] == 6
 
 
+@pytest.mark.long
 def test_a_policy_asked_about_its_own_training_dialogues_is_caught(run, tmp_path):
     # As a run of jobs/sft.py on the sample leaves it: the record says what was learnt from.
     import shutil
@@ -194,9 +204,10 @@ def test_a_finished_run_is_not_run_again_nor_overwritten_by_another(run, setting
     assert "holds a finished run of evaluate with other settings" in refused
 
 
-def test_two_runs_are_compared_prompt_by_prompt(run, settings):
-    folder, _ = settings
-    printed = job("--compare", folder / "again", folder / "run", "--output", folder / "compared", "--bootstrap", 100)
+@pytest.mark.long
+def test_two_runs_are_compared_prompt_by_prompt(run, again):
+    folder = again.parent
+    printed = job("--compare", again, folder / "run", "--output", folder / "compared", "--bootstrap", 100)
     assert "compare.html" in printed
     text = (folder / "compared" / "compare.md").read_text()
     # The same seed: nothing differs.

@@ -163,6 +163,7 @@ def cheap(cluster, short, tmp_path_factory):
     return out
 
 
+@pytest.mark.long
 def test_a_damaged_stage_runs_again_and_those_after_it(cheap, short):
     before = {name: began(cheap, name) for name in CHEAP[1:]}
     (cheap / "annotate" / "run.json").write_text('{"stage": "anno')
@@ -175,6 +176,7 @@ def test_a_damaged_stage_runs_again_and_those_after_it(cheap, short):
     assert json.loads((cheap / "run.json").read_text())["stages"]["recommender"]["exit_code"] == 0
 
 
+@pytest.mark.long
 def test_a_stage_that_fails_leaves_the_others_whole_and_says_how_to_go_on(cheap, short, tmp_path):
     before = {name: began(cheap, name) for name in ("prepare", "annotate")}
     broken = tmp_path / "broken.toml"
@@ -193,6 +195,7 @@ def test_a_stage_that_fails_leaves_the_others_whole_and_says_how_to_go_on(cheap,
     assert found["annotate"] == "up to date" and found["recommender"].startswith("will run: other settings")
 
 
+@pytest.mark.long
 def test_a_pipeline_that_is_killed_goes_on_with_the_same_command(cheap, tmp_path):
     file = tmp_path / "longer.toml"
     file.write_text(SHORT.replace("epochs = 2", "epochs = 14\nsave_every = 4\neval_every = 4"))
@@ -216,6 +219,7 @@ def test_a_pipeline_that_is_killed_goes_on_with_the_same_command(cheap, tmp_path
     assert curve == sorted(curve) and curve[-1] > 40
 
 
+@pytest.mark.long
 def test_it_passes_on_that_time_is_nearly_up(cheap, tmp_path):
     file = tmp_path / "long.toml"
     file.write_text(SHORT.replace("epochs = 2", "epochs = 400\nsave_every = 4\neval_every = 4"))

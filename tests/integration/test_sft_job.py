@@ -109,6 +109,7 @@ def test_two_workers_one_of_them_killed_give_the_same_curve(full, tmp_path):
     assert np.allclose(list(curve(out, "valid").values()), list(curve(full[0], "valid").values()), rtol=0, atol=5e-3)
 
 
+@pytest.mark.long
 def test_a_killed_driver_goes_on_from_its_checkpoint(full, tmp_path):
     out, work = tmp_path / "again", tmp_path / "again" / ".work"
     process = sft("--output", out)

@@ -105,6 +105,7 @@ def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(cluster, tm
     )
 
 
+@pytest.mark.long
 def test_an_actor_that_is_lost_costs_no_talk(cluster, tmp_path, tasks, expected):
     run = subprocess.Popen(
         [sys.executable, "-c", RUN, str(tmp_path)], cwd=ROOT, start_new_session=True, env={**os.environ}

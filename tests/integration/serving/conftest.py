@@ -82,7 +82,7 @@ def endpoint(cluster, tmp_path_factory):
     made = [keys.make(name, admin=name == "admin") for name in ("user", "admin")]
     keys.write(output / "keys.json", [key for _, key in made])
     words = ["--port", port, "--output", output, "--canary-share", 0.5, "--canary-answers", 8]
-    words += ["--recommender-replicas", 1, 2]
+    words += ["--recommender-replicas", 1, 2, "--waiting", 100]
     words += ["--requests-per-minute", 100_000, "--requests-at-once", 2000, "--body-timeout-s", 2]
     log = output / "log.txt"
     with log.open("w") as out:

@@ -64,6 +64,7 @@ def test_a_heterogeneous_job(bench):
     bench.assert_clean()
 
 
+@pytest.mark.long
 def test_two_jobs_on_the_same_nodes_do_not_see_each_other(bench):
     half = ["--cpus-per-task=2", "--mem=2000"]
     more = "import time; time.sleep(5); print('still', len([n for n in ray.nodes() if n['Alive']]), 'nodes')"
@@ -100,6 +101,7 @@ def test_a_killed_raylet_is_reported_and_ends_the_job(bench):
     bench.assert_clean()
 
 
+@pytest.mark.long
 def test_continue_goes_on_without_a_lost_node(bench):
     more = "time.sleep(20); print('alive:', len([n for n in ray.nodes() if n['Alive']]))"
     job = bench.submit("--on-node-loss", "continue", bench.job(more))
@@ -123,6 +125,7 @@ def test_a_node_whose_power_is_cut(bench):
         until(lambda name=name: not any("ray" in line for line in bench.slurm.processes(name).values()), 15, "an end")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("word", "code", "said"),
     [("gcs_server", 70, "node n1 is lost: its Ray has ended"), ("job.py", 137, "the job died of signal 9")],
@@ -138,6 +141,7 @@ def test_a_crash_on_the_head(bench, word, code, said):
     bench.assert_clean()
 
 
+@pytest.mark.long
 def test_a_killed_bootstrap_takes_everything_with_it(bench):
     job = bench.submit(bench.job("time.sleep(600)"), nodes=2)
     bench.wait_for(job, "driver:")
@@ -146,6 +150,7 @@ def test_a_killed_bootstrap_takes_everything_with_it(bench):
     bench.assert_clean()
 
 
+@pytest.mark.long
 def test_an_agent_that_dies_before_its_ray_is_up(bench):
     job = bench.submit(bench.job())
     bench.wait_for(job, "starting Ray")
@@ -188,6 +193,7 @@ def test_a_missing_job_file_starts_nothing(bench):
     assert "there is no job file jobs/nothing.py" in bench.output(job)
 
 
+@pytest.mark.long
 def test_busy_ports_are_passed_over(bench):
     def listening(ports):
         code = f"import socket, time; s = [socket.create_server(('', p)) for p in {list(ports)}]; time.sleep(99)"

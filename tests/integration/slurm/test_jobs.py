@@ -28,6 +28,7 @@ cpus_per_engine = 3   # of a node's four: one engine a node
 """
 
 
+@pytest.mark.long
 def test_scoring_over_three_nodes_is_started_over_and_ends_with_every_row_once(bench):
     config, out = bench.directory / "engines.toml", bench.directory / "score"
     config.write_text(ENGINES)
@@ -131,6 +132,7 @@ def test_a_cluster_to_attach_to(bench):
     bench.assert_clean()
 
 
+@pytest.mark.long
 def test_many_jobs_in_a_row_some_cancelled_and_one_out_of_time_leave_nothing(bench):
     chance = random.Random(3)
     # Nobody tells this one that its minute is nearly over.
