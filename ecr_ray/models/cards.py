@@ -21,6 +21,12 @@ ReDial (Li, Kahou, Schulz, Michalski, Charlin, Pal, "Towards Deep Conversational
 licence CC BY 4.0, its split `train` only (UniCRS's `valid` dialogues to choose the weights). Texts are learnt from, not
 contained; a model of this size may still repeat short pieces of them. Weights and code: Apache-2.0."""
 
+_HALF = """\
+
+Of the other dialogues it learnt from one half, its twin from the other: the two have no rating in common. Neither taught
+the bundled critic, so what PPO gains against that critic can be asked of them. What they share with it is the kind of
+ratings, and with the policies the chat model that they all grew from."""
+
 _PEOPLE = """\
 People's ratings: USS (Sun, Zhang, Balog, Ren, Ren, Chen, de Rijke, SIGIR 2021) and ABA-ReDial (Siro, Aliannejadi, de
 Rijke, SIGIR 2022, MIT). A fifth of the rated dialogues is never learnt from; figures against people are of these."""
@@ -42,6 +48,17 @@ TEXTS: dict[str, dict[str, str]] = {
         "cannot": "Where the list above does not say `ahead`, the judge adds nothing that could be shown. How content "
         "a seeker is with a turn its overall score hardly tells; its empathy, which was learnt from just that, tells "
         "a little. It knows only the rubric `ecr-ma`, in English, on ReDial's crowd-sourced dialogues.",
+    },
+    **{
+        f"ecr-tiny-judge-{one}": {
+            "what": f"A judge for evaluations, the twin of ecr-tiny-judge-{other}: ecr-tiny-chat, tuned to answer the "
+            "judges' prompt of the rubric `ecr-ma` with four digits.",
+            "data": f"{_DATA}\n\n{_PEOPLE}{_HALF}",
+            "cannot": "Where the list above does not say `ahead`, the judge adds nothing that could be shown. It knows "
+            "only the rubric `ecr-ma`, in English, on ReDial's crowd-sourced dialogues, and was never taught to compare "
+            "two replies with each other.",
+        }
+        for one, other in ("ab", "ba")
     },
     "ecr-tiny-reader": {
         "what": "A reaction reader: all-MiniLM-L6-v2 (Apache-2.0, comes as a package) with two layers and a head tuned "
@@ -98,7 +115,7 @@ def card(name: str, directory: Path) -> str:
         "## Data and licence",
         texts["data"],
         "## How it was made",
-        _made(name.rpartition("-")[2], run),
+        _made(name.removeprefix("ecr-tiny-"), run),
         *_figures(name, directory, run),
     ]
     return "\n\n".join([*parts, "## What it cannot do", texts["cannot"]]) + "\n"

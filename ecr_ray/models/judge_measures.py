@@ -21,17 +21,18 @@ from ecr_ray.errors import UserError
 from ecr_ray.models.measuring import RESAMPLES
 from ecr_ray.policy import judging
 
-JUDGE, UNTRAINED = "ecr-tiny-judge", "untrained twin"
+UNTRAINED = "untrained twin"
 _ROOT = Path(__file__).parents[2]
 
 
 def measure(directory: Path, seed: int) -> dict[str, Any]:
     """All figures of the judge: of its overall score, and of each aspect by itself."""
     held_out = [turn for turn in ratings.rated_turns() if ratings.is_held_out(turn.dialogue_id)]
-    scores = {JUDGE: (ours := score(held_out, str(directory)))["overall"]}
+    name = directory.name
+    scores = {name: (ours := score(held_out, str(directory)))["overall"]}
     scores |= {f"its {aspect}": ours[aspect] for aspect in judging.RUBRIC.aspects}
     scores[UNTRAINED] = score(held_out, "tiny:0")["overall"]
-    found = people.against(held_out, scores, JUDGE, resamples=RESAMPLES, seed=seed)
+    found = people.against(held_out, scores, name, resamples=RESAMPLES, seed=seed)
     rows = [{**row, "measure": f"{row['measure']}, {row['head']}"} for row in found]
     return {"rows": rows, "labels": judging.LABELS, "held_out": len(held_out)}
 

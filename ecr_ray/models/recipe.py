@@ -33,6 +33,10 @@ _RECOMMENDER = (
     f"jobs/train_recommender.py {' '.join(_ANNOTATED)} --learning-rate 1.5e-3 --dropout 0.5 "
     "--eval-every 50 --save-every 200 --seed 0"
 )
+_JUDGE = (
+    "jobs/sft.py --recipes judge --base ecr-tiny-chat --bf16 --seed {seed} --eval-every {look} --save-every {look} "
+    "--epochs 1 --learning-rate 5e-4 --save-dtype float16"
+)
 # From scratch the whole of every dialogue is learnt, then only how to answer.
 STEPS = {
     "chat": {
@@ -42,8 +46,14 @@ STEPS = {
     },
     # Several people rated a turn, and each view is an example: one pass over them sees every turn three times.
     "judge": {
-        "judge": "jobs/sft.py --recipes judge --base ecr-tiny-chat --bf16 --seed 0 --eval-every 200 --save-every 200 "
-        "--epochs 1 --learning-rate 5e-4 --save-dtype float16",
+        "judge": _JUDGE.format(seed=0, look=200),
+    },
+    # Two that no critic learnt from, and that have no rating in common: what evaluations ask.
+    "judge-a": {
+        "judge-a": f"{_JUDGE.format(seed=1, look=100)} --rated-dialogues first-half",
+    },
+    "judge-b": {
+        "judge-b": f"{_JUDGE.format(seed=2, look=100)} --rated-dialogues second-half",
     },
     # The reaction and what it answers are near each other: short texts say more of it than whole dialogues.
     "reader": {
@@ -120,7 +130,7 @@ def bundle(model: str, runs: Path, target: Path) -> None:
         for place, name in ((os.environ["ECR_DATA_DIR"], "$ECR_DATA_DIR"), (str(Path.cwd()), ".")):
             text = text.replace(place, name)
         (target / ("run.json" if step == last else f"run-{step}.json")).write_text(text)
-    if model == "judge":
+    if model.startswith("judge"):
         judging.write_marker(target)
     print(f"result: {target}")
 

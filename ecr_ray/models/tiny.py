@@ -23,7 +23,7 @@ TINY_SHAPE = {
 # Part of the cache key: raise it when the recipe below changes.
 RECIPE_VERSION = 2
 # Trained models, in directories of these names beside this file.
-BUNDLED = ("ecr-tiny-chat", "ecr-tiny-judge")
+BUNDLED = ("ecr-tiny-chat", "ecr-tiny-judge", "ecr-tiny-judge-a", "ecr-tiny-judge-b")
 # Adapters of the first one.
 ADAPTERS = ("ecr-tiny-ppo",)
 HERE = Path(__file__).parent

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
+from typing import Literal
 
 from ecr_ray import prompts
 from ecr_ray.data import ratings
@@ -35,6 +36,14 @@ _GENRE = re.compile(
 )
 _PERSON = re.compile(r"\b[A-Z][a-z]+ (?:[A-Z]\. )?[A-Z][a-z]+\b")
 _ENOUGH = 4
+
+
+def part(rated: Iterable[Rated], which: Literal["all", "first-half", "second-half"]) -> Iterator[Rated]:
+    """The turns of all rated dialogues, or of one of two halves that have no dialogue in common."""
+    for turn in rated:
+        second = held_out(f"half|{turn.dialogue_id}", 0.5)
+        if which == "all" or second == (which == "second-half"):
+            yield turn
 
 
 def examples(rated: Iterable[Rated], seed: int, valid_share: float) -> Iterator[Example]:

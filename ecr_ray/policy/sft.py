@@ -163,7 +163,8 @@ def _examples(settings: SftConfig, system_role: bool, unused: "Unused") -> Itera
     if "ecr" in settings.recipes:
         yield from _review_examples(settings, system_role, unused)
     if "judge" in settings.recipes:
-        yield from judging.examples(ratings.rated_turns(), settings.seed, settings.valid_share)
+        rated = judging.part(ratings.rated_turns(), settings.rated_dialogues)
+        yield from judging.examples(rated, settings.seed, settings.valid_share)
 
 
 def _grounder(settings: SftConfig) -> grounding.Grounder:

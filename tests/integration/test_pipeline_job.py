@@ -42,9 +42,15 @@ max_new_tokens = 16
 [recommender]
 epochs = 2
 bootstrap = 50
+[evaluate]
+prompts = 24
+max_new_tokens = 16
+talks = 4
+talk_turns = 3
+bootstrap = 50
 """
 CHEAP = ["--only", "prepare", "annotate", "recommender"]
-ALL = ["prepare", "annotate", "score", "critic", "sft", "ppo", "recommender"]
+ALL = ["prepare", "annotate", "score", "critic", "sft", "ppo", "recommender", "evaluate"]
 
 
 def start(*arguments, submit=False):
@@ -83,9 +89,9 @@ def short(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(cluster, short, tmp_path_factory):
-    """Everything but the report, by `ray job submit`."""
+    """From the dialogues to the report, by `ray job submit`."""
     out = tmp_path_factory.mktemp("pipeline") / "whole"
-    return out, finish(start("--config", short, "--output", out, "--until", "recommender", submit=True))
+    return out, finish(start("--config", short, "--output", out, submit=True))
 
 
 def test_every_stage_reads_what_the_one_before_it_wrote(whole):
@@ -101,7 +107,7 @@ def test_every_stage_reads_what_the_one_before_it_wrote(whole):
     dialogues, turns = sorted(parts)
     assert list(digests("annotate")) == [str(out / "prepare" / "dialogues" / "part-00000.parquet")]
     assert list(digests("score")) == [turns] and list(digests("sft")) == [dialogues]
-    assert list(digests("recommender")) == [dialogues]
+    assert list(digests("recommender")) == [dialogues] and turns in digests("evaluate")
     assert str(out / "score" / "targets.parquet") in digests("critic")
     critic = next(file for file in runs["critic"]["model"] if file["path"].endswith(".safetensors"))
     assert critic["sha256"] in digests("ppo").values() and turns in digests("ppo")
@@ -115,6 +121,16 @@ def test_every_stage_reads_what_the_one_before_it_wrote(whole):
     for name in ALL:
         assert f"] {name}: done after" in printed
         assert (out / "logs" / f"{name}.log").stat().st_size > 100
+
+
+def test_it_ends_in_the_report(whole):
+    out, _ = whole
+    page = (out / "evaluate" / "report.html").read_text()
+    assert page.count('role="img"') == page.count("<figure>") >= 3
+    run = json.loads((out / "evaluate" / "run.json").read_text())
+    assert {figure["system"] for figure in run["figures"]} >= {"human", "sft", "best-of-8", "ppo"}
+    # The lineage goes from the report back to the dialogues.
+    assert {row["stage"] for row in run["lineage"]} >= {"annotate", "score", "critic", "sft", "ppo"}
 
 
 def test_the_policy_at_the_end_is_one_that_can_be_served(whole):
@@ -132,7 +148,7 @@ def test_the_policy_at_the_end_is_one_that_can_be_served(whole):
 def test_a_second_run_does_nothing(whole, short):
     out, _ = whole
     before = {name: began(out, name) for name in [*ALL, "."]}
-    printed = finish(start("--config", short, "--output", out, "--until", "recommender"))
+    printed = finish(start("--config", short, "--output", out))
     found = plans(printed)
     assert {found[name] for name in ALL} == {"up to date"}
     assert {name: began(out, name) for name in [*ALL, "."]} == before
@@ -140,7 +156,7 @@ def test_a_second_run_does_nothing(whole, short):
 
 def test_what_would_follow_from_forcing_and_from_damage_is_said_before(whole, short):
     out, _ = whole
-    words = ["--config", short, "--output", out, "--until", "recommender", "--plan-only"]
+    words = ["--config", short, "--output", out, "--plan-only"]
     forced = plans(finish(start(*words, "--force", "score")))
     again = {"score", "critic", "ppo"}
     assert {name for name in ALL if forced[name].startswith("will run")} == again

@@ -34,6 +34,13 @@ def test_every_person_is_an_example_that_a_judge_would_see():
     assert found[1].messages[2]["content"][0] == "0"
 
 
+def test_two_halves_have_no_dialogue_in_common_and_nothing_is_lost():
+    turns = [turn(number=f"uss-{n // 2}") for n in range(400)]
+    halves = [{t.dialogue_id for t in judging.part(turns, which)} for which in ("first-half", "second-half")]
+    assert not halves[0] & halves[1] and len(halves[0] | halves[1]) == 200 and all(len(h) > 70 for h in halves)
+    assert list(judging.part(turns, "all")) == turns
+
+
 def test_what_each_aspect_is_learnt_from():
     (view,) = judging.views(turn(satisfaction=[4.0]))
     assert view == {"empathy": 0.75, "informativeness": 0.25, "recommendation": 0.75, "engagement": 0.75}

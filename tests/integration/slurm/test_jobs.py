@@ -16,6 +16,7 @@ import pytest
 from ecr_ray.policy import sft_worker
 from tests.conftest import ROOT, turn, write_turns
 from tests.integration.slurm.local_slurm import DONE, until
+from tests.integration.test_pipeline_job import ALL, SHORT
 
 pytestmark = pytest.mark.slow
 # Twenty take five minutes.
@@ -88,6 +89,21 @@ def test_fine_tuning_saves_when_told_that_time_is_up_and_goes_on(bench):
     # The clock of the curve starts anew with every start.
     again = next(b["step"] for a, b in pairwise(rows) if b["seconds"] < a["seconds"])
     assert again == saved + 1
+    bench.assert_clean()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_the_whole_pipeline_over_three_nodes(bench):
+    config, out = bench.directory / "short.toml", bench.directory / "pipeline"
+    config.write_text(SHORT)
+    env = {"ECR_CACHE_DIR": str(bench.directory / "cache")}
+    job = bench.submit(ROOT / "jobs/pipeline.py", "--config", config.name, "--output", out.name, env=env)
+    assert bench.finish(job, 1500) == ("COMPLETED", 0), bench.output(job)
+    output = bench.output(job)
+    assert f"run {job}.0: Ray on 3 node(s)" in output and "] evaluate: done after" in output
+    assert list(json.loads((out / "run.json").read_text())["stages"]) == ALL
+    assert (out / "evaluate" / "report.html").stat().st_size > 50_000
     bench.assert_clean()
 
 
