@@ -824,7 +824,7 @@ class EvaluateConfig:
     """Turns that are answered: of as many dialogues as there are."""
     critic: str = "ecr-tiny-critic"
     """Chooses for best-of-N, and is shown as what PPO climbed; none: no critic."""
-    judges: tuple[str, ...] = ("ecr-tiny-judge",)
+    judges: tuple[str, ...] = ("ecr-tiny-judge-a", "ecr-tiny-judge-b")
     """Names of judges; see jobs/score.py --list-judges. Those that taught the critic are marked as not independent."""
     rubric: Literal["ecr", "ecr-ma"] = "ecr"
     """ecr: the paper's five measures. ecr-ma: empathy, informativeness, recommendation, engagement."""

@@ -1,0 +1,34 @@
+"""The served system talks with users: those of rules, and one whom a model plays; the endpoint's own policy is far too
+small to play one well, but it is a real model behind a real API."""
+
+import pytest
+
+from ecr_ray.evaluation.simulation import episodes, users
+from ecr_ray.evaluation.simulation.leaking import Watch
+from ecr_ray.evaluation.simulation.partners import Served
+from ecr_ray.evaluation.simulation.tasks import draw_tasks
+from ecr_ray.recommender import catalogue
+
+pytestmark = pytest.mark.slow
+TALKS, TURNS = 3, 3
+
+
+@pytest.mark.parametrize("model", ["", "ecr-tiny-chat"], ids=["rules", "model"])
+def test_users_talk_with_the_served_system(endpoint, model, monkeypatch):
+    monkeypatch.setenv("ECR_TEST_KEY", endpoint.key)
+    what = catalogue.load("sample")
+    watch, titles = Watch(what), {item.item_id: item.title for item in what.items}
+    spec = users.UserSpec(f"{endpoint.url}/v1" if model else "", model, "ECR_TEST_KEY")
+    served = Served(endpoint.url, "ECR_TEST_KEY", count=3)
+    said = []
+    for task in draw_tasks(what, TALKS, 0):
+        user = users.make(spec, task, what, watch, 0)
+        talk = episodes.converse(user, served, task.target, watch, TURNS)
+        assert talk.status == episodes.OK and 1 <= talk.turns <= TURNS and talk.success in (True, False), talk.reason
+        own = [message for message in talk.messages if message.role == "seeker"]
+        # Never before the system has.
+        assert not any(titles[task.target].lower() in message.text.lower() for message in own[: TURNS - talk.success])
+        shown = [film for message in talk.messages for film in message.film_ids]
+        assert len(shown) == len(set(shown)) == 3 * talk.turns
+        said += [message.text for message in own]
+    assert len(set(said)) > TALKS
