@@ -23,9 +23,9 @@ contained; a model of this size may still repeat short pieces of them. Weights a
 
 _HALF = """\
 
-Of the other dialogues it learnt from one half, its twin from the other: the two have no rating in common. Neither taught
-the bundled critic, so what PPO gains against that critic can be asked of them. What they share with it is the kind of
-ratings, and with the policies the chat model that they all grew from."""
+Of the other dialogues it learnt from one half, its twin from the other: the two have no rating in common. Neither
+taught the bundled critic, so what PPO gains against that critic can be asked of them. What they share with it is the
+kind of ratings, and with the policies the chat model that they all grew from."""
 
 _PEOPLE = """\
 People's ratings: USS (Sun, Zhang, Balog, Ren, Ren, Chen, de Rijke, SIGIR 2021) and ABA-ReDial (Siro, Aliannejadi, de
@@ -55,8 +55,8 @@ TEXTS: dict[str, dict[str, str]] = {
             "judges' prompt of the rubric `ecr-ma` with four digits.",
             "data": f"{_DATA}\n\n{_PEOPLE}{_HALF}",
             "cannot": "Where the list above does not say `ahead`, the judge adds nothing that could be shown. It knows "
-            "only the rubric `ecr-ma`, in English, on ReDial's crowd-sourced dialogues, and was never taught to compare "
-            "two replies with each other.",
+            "only the rubric `ecr-ma`, in English, on ReDial's crowd-sourced dialogues, and was never taught to set "
+            "two replies against each other.",
         }
         for one, other in ("ab", "ba")
     },

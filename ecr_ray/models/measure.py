@@ -11,7 +11,11 @@ from ecr_ray import records, storage
 from ecr_ray.models import chat_measures, judge_measures, ppo_measures, tiny
 
 RECORD = "evaluation.json"
-MEASURES = {"chat": chat_measures.measure, "judge": judge_measures.measure, "judge-a": judge_measures.measure, "judge-b": judge_measures.measure, "ppo": ppo_measures.measure}
+MEASURES = {
+    "chat": chat_measures.measure,
+    **dict.fromkeys(("judge", "judge-a", "judge-b"), judge_measures.measure),
+    "ppo": ppo_measures.measure,
+}
 WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
 
 
