@@ -50,10 +50,10 @@ STEPS = {
     },
     # Two that no critic learnt from, and that have no rating in common: what evaluations ask.
     "judge-a": {
-        "judge-a": f"{_JUDGE.format(seed=1, look=100)} --rated-dialogues first-half",
+        "judge-a": f"{_JUDGE.format(seed=1, look=80)} --max-steps 320 --rated-dialogues first-half",
     },
     "judge-b": {
-        "judge-b": f"{_JUDGE.format(seed=2, look=100)} --rated-dialogues second-half",
+        "judge-b": f"{_JUDGE.format(seed=2, look=80)} --max-steps 320 --rated-dialogues second-half",
     },
     # The reaction and what it answers are near each other: short texts say more of it than whole dialogues.
     "reader": {

@@ -14,7 +14,7 @@ from ecr_ray.serving import untrusted
 from ecr_ray.serving.adapters import Version
 from ecr_ray.serving.policy import Asked, Piece, Reply
 from ecr_ray.serving.recommending import Read
-from ecr_ray.serving.schemas import RecommendRequest
+from ecr_ray.serving.schemas import RecommendRequest, usage
 from ecr_ray.serving.services import Services
 from ecr_ray.serving.titles import Guard
 
@@ -155,9 +155,10 @@ class Answering:
         text, source = texts[best], "policy"
         if not text or (rating and self._settings.floor is not None and rating["opinion"] < self._settings.floor):
             text, source, rating = _of_the_film(read), "recommendation", None
-        usage, timings = _usage(replies), self._clock.all()
+        written = sum(reply.tokens for reply in replies)
+        prompt, timings = replies[0].prompt_tokens, self._clock.all()
         seconds = {("all" if part == "total" else part): ms / 1e3 for part, ms in timings.items()}
-        self._services.meter.wrote(usage["prompt_tokens"], usage["completion_tokens"], seconds)
+        self._services.meter.wrote(prompt, written, seconds)
         return {
             "id": self.id,
             "user": self._request.user,
@@ -167,7 +168,7 @@ class Answering:
             "replaced": guards[best].replaced if source == "policy" else {},
             "scores": rating,
             "model": model_used(self._settings.base, self.version),
-            "usage": usage,
+            "usage": usage(prompt, written),
             **_read(read, self._request.k),
             "timings_ms": timings,
         }
@@ -198,11 +199,6 @@ def _longer(held: Reply, pieces: Sequence[Piece]) -> Reply:
         held.tokens + sum(piece.tokens for piece in pieces),
         last.prompt_tokens,
     )
-
-
-def _usage(replies: Sequence[Reply]) -> dict[str, int]:
-    prompt, written = replies[0].prompt_tokens, sum(reply.tokens for reply in replies)
-    return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
 
 def model_used(base: str, version: Version) -> dict[str, Any]:

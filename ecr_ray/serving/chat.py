@@ -11,7 +11,7 @@ from ecr_ray.data.titles import Titles
 from ecr_ray.serving import untrusted
 from ecr_ray.serving.adapters import Version
 from ecr_ray.serving.policy import Asked
-from ecr_ray.serving.schemas import ChatRequest
+from ecr_ray.serving.schemas import ChatRequest, usage
 from ecr_ray.serving.services import Services
 from ecr_ray.serving.titles import Guard
 
@@ -71,8 +71,8 @@ class Completing:
             guard.finish()
             message = {"role": "assistant", "content": guard.text.strip(), "refusal": None}
             choices.append({"index": index, "message": message, "finish_reason": reply.finish, "logprobs": None})
-        usage = self._usage(replies[0].prompt_tokens, sum(reply.tokens for reply in replies))
-        return {**self._head("chat.completion"), "choices": choices, "usage": usage}
+        used = self._metered(replies[0].prompt_tokens, sum(reply.tokens for reply in replies))
+        return {**self._head("chat.completion"), "choices": choices, "usage": used}
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """`chat.completion.chunk`s."""
@@ -91,9 +91,9 @@ class Completing:
                 if text or piece.finish:
                     yield self._chunk(piece.index, text, piece.finish, first=piece.index not in begun)
                     begun.add(piece.index)
-        usage = self._usage(prompt, written)
+        used = self._metered(prompt, written)
         if self._request.stream_options and self._request.stream_options.include_usage:
-            yield {**self._head("chat.completion.chunk"), "choices": [], "usage": usage}
+            yield {**self._head("chat.completion.chunk"), "choices": [], "usage": used}
 
     def _chunk(self, index: int, text: str, finish: str | None, *, first: bool) -> dict[str, Any]:
         delta: dict[str, Any] = {"role": "assistant"} if first else {}
@@ -111,10 +111,10 @@ class Completing:
             "system_fingerprint": self._version.digest[:12] or None,
         }
 
-    def _usage(self, prompt: int, written: int) -> dict[str, int]:
+    def _metered(self, prompt: int, written: int) -> dict[str, int]:
         seconds = time.perf_counter() - self._began
         self._services.meter.wrote(prompt, written, {"policy": seconds, "all": seconds})
-        return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+        return usage(prompt, written)
 
 
 def models(versions: Mapping[str, Version] | Sequence[Version]) -> list[str]:

@@ -12,6 +12,11 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
+def _example(**fields: Any) -> ConfigDict:
+    """Of a request: nothing that it does not know, and what one looks like."""
+    return ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [fields]})
+
+
 class _Strict(BaseModel):
     # A field that is misspelt would silently do nothing.
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -29,23 +34,8 @@ class Message(_Strict):
 class RecommendRequest(_Strict):
     """A dialogue that waits for the recommender's answer."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "messages": [
-                        {
-                            "role": "user",
-                            "content": "Hi! I loved John Wick (2014), so much fun. Another like it?",
-                        }
-                    ],
-                    "k": 3,
-                    "n": 2,
-                }
-            ]
-        },
+    model_config = _example(
+        messages=[{"role": "user", "content": "Hi! I loved John Wick (2014), so much fun. Another like it?"}], k=3, n=2
     )
     messages: list[Message] = Field(min_length=1, description="The oldest first; the last one is the user's.")
     user: Annotated[str, StringConstraints(max_length=64)] | None = Field(
@@ -93,6 +83,11 @@ class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+
+
+def usage(prompt: int, written: int) -> dict[str, int]:
+    """Tokens read and written, as OpenAI's API counts them."""
+    return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
 
 class RecommendResponse(BaseModel):
@@ -145,18 +140,8 @@ class StreamOptions(_Strict):
 class ChatRequest(_Strict):
     """As OpenAI's chat completions, as far as it goes: what is not here cannot be asked for."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "model": "ecr-tiny-ppo",
-                    "messages": [{"role": "user", "content": "Something funny for tonight?"}],
-                    "max_tokens": 32,
-                }
-            ]
-        },
+    model_config = _example(
+        model="ecr-tiny-ppo", messages=[{"role": "user", "content": "Something funny for tonight?"}], max_tokens=32
     )
     model: str = Field(description="A model id of GET /v1/models.")
     messages: list[ChatMessage] = Field(min_length=1)
@@ -177,7 +162,7 @@ class ChatRequest(_Strict):
 class AdapterRequest(_Strict):
     """A new version of the policy."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"name": "run-7"}]})
+    model_config = _example(name="run-7")
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = Field(
         description="A directory below the endpoint's adapters/: a PEFT adapter, or a checkpoint of jobs/ppo.py."
     )
@@ -220,23 +205,15 @@ class FeedbackMessage(Message):
 class FeedbackRequest(_Strict):
     """A thumb up or down, for a film that was recommended or for the reply."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "conversation": "3f1c5a9e",
-                    "answer": "rec-1",
-                    "messages": [
-                        {"role": "user", "content": "Something funny?"},
-                        {"role": "assistant", "content": "How about this one?", "recommended": ["1"]},
-                    ],
-                    "film": "1",
-                    "liked": True,
-                }
-            ]
-        },
+    model_config = _example(
+        conversation="3f1c5a9e",
+        answer="rec-1",
+        messages=[
+            {"role": "user", "content": "Something funny?"},
+            {"role": "assistant", "content": "How about this one?", "recommended": ["1"]},
+        ],
+        film="1",
+        liked=True,
     )
     conversation: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{4,64}$")]
     answer: Annotated[str, StringConstraints(max_length=64)]
