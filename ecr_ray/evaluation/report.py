@@ -74,6 +74,7 @@ def write(
         "main": _main(run, found),
         "examples": examples(run, found, asked, rows),
         "talks": found.talks,
+        "recommendation": run["recommendation"],
         "lineage": run["lineage"],
     }
     drawn = plots.draw(run, found, _systems(run), _main(run, found))

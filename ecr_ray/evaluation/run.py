@@ -19,7 +19,19 @@ from ecr_ray.config import ConfigError, EvaluateConfig, JudgeConfig
 from ecr_ray.data import reading, titles
 from ecr_ray.encoders import model as encoder
 from ecr_ray.encoders import predict
-from ecr_ray.evaluation import asking, judged, lineage, measures, replies, report, statistics, systems, talks, warnings
+from ecr_ray.evaluation import (
+    asking,
+    judged,
+    lineage,
+    measures,
+    recommendation,
+    replies,
+    report,
+    statistics,
+    systems,
+    talks,
+    warnings,
+)
 from ecr_ray.evaluation.asking import Prompts
 from ecr_ray.evaluation.measures import Replies, Values
 from ecr_ray.evaluation.report import Found
@@ -430,6 +442,8 @@ def _finish(
     if found.talks.table is not None:
         storage.write_parquet(output / "conversations.parquet", found.talks.table)
     nodes = [node for system in plan.systems if system.kind == "policy" and (node := lineage.of(system.where))]
+    recommended = recommendation.figures(settings.recommender)
+    nodes += [node] if (node := recommendation.node(settings.recommender)) else []
     record = RunRecord(
         stage="evaluate",
         config=asdict(settings),
@@ -445,7 +459,12 @@ def _finish(
         },
         failures=asked.left_out | _failures(rows),
         timings=timings,
-        details={"fingerprint": fingerprint(settings), **found.as_json(), "lineage": lineage.table(nodes)},
+        details={
+            "fingerprint": fingerprint(settings),
+            **found.as_json(),
+            "recommendation": recommended,
+            "lineage": lineage.table(nodes),
+        },
     )
     report.write(output, record.as_dict(), found, asked, rows)
     run = record.write(output)

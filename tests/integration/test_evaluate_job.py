@@ -171,8 +171,9 @@ def test_the_report_stands_alone_and_says_where_all_comes_from(run):
     page = (folder / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
     assert page.count('role="img"') == page.count("<figure>") >= 3
-    assert {row["stage"] for row in record["lineage"]} == {"sft", "score", "critic", "ppo"}
-    assert "## In conversation" in (folder / "report.md").read_text()
+    assert {row["stage"] for row in record["lineage"]} == {"sft", "score", "critic", "ppo", "recommender", "annotate"}
+    text = (folder / "report.md").read_text()
+    assert "## In conversation" in text and "| R@10, masked |" in text
     talks = {(f["measure"], f["system"]): f for f in record["talks"]["figures"]}
     assert talks["success rate", "popular"]["n"] == 6
 
