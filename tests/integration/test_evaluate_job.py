@@ -198,6 +198,16 @@ def test_a_policy_asked_about_its_own_training_dialogues_is_caught(run, tmp_path
     assert "own training data: 8 of the 8 prompts are of dialogues that own has learnt from" in printed
 
 
+@pytest.mark.long
+def test_vllm_samples_the_replies_too(cluster, settings, tmp_path):
+    words = ["--systems", "human", "sft=ecr-tiny-chat", "ppo=ecr-tiny-ppo", "--engine", "vllm", "--split", "all"]
+    words += ["--prompts", 12, "--max-new-tokens", 12, "--critic", "none", "--talks", 0, "--bootstrap", 50]
+    job(*words, "--judges", "--output", tmp_path / "run")
+    rows = pq.read_table(tmp_path / "run" / "replies.parquet").to_pylist()
+    texts = {name: [row["text"] for row in rows if row["system"] == name] for name in ("sft", "ppo")}
+    assert all(len(found) == 12 and all(found) for found in texts.values()) and texts["sft"] != texts["ppo"]
+
+
 def test_a_finished_run_is_not_run_again_nor_overwritten_by_another(run, settings):
     folder, words = settings
     assert "already complete" in job(*words, "--output", folder / "run", code=3)
