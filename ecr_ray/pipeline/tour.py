@@ -15,7 +15,9 @@ from ecr_ray.pipeline.stages import STAGES
 
 # A progress bar, by tqdm or by Ray Data.
 _PROGRESS = re.compile(r"\d+%\||\r|(step|row|turn|it)/s[\],]")
-MOST = 5
+# The head of the settings, libraries' warnings, the planner's table.
+_ASIDE = re.compile(r"^\w+ with\b|Warning|WARNING|^judge  |^cluster: |(  +[\d.]+){4}$")
+MOST = 4
 
 
 def text(output: Path) -> str:
@@ -34,13 +36,13 @@ def text(output: Path) -> str:
 
 def last_lines(log: str, most: int = MOST) -> list[str]:
     """What a job said last, without progress bars and the list of its settings."""
-    kept = list(_said(log))
-    return kept[-most:]
+    return list(_said(log))[-most:]
 
 
 def _said(log: str) -> Iterator[str]:
     for line in log.splitlines():
-        if line.strip() and not line.startswith(("  ", "$ ", "on a Ray", "on the Ray")) and not _PROGRESS.search(line):
+        shown = line.strip() and not line.startswith(("  ", "$ ", "on a Ray", "on the Ray"))
+        if shown and not _PROGRESS.search(line) and not _ASIDE.search(line):
             yield line.rstrip()
 
 

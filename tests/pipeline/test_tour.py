@@ -22,6 +22,7 @@ def test_progress_and_settings_are_left_out():
     said = tour.last_lines(LOG, 4)
     assert said[0].startswith("183 answers") and said[-1].startswith("8 steps") and len(said) == 4
     assert tour.last_lines(LOG, 2) == said[-2:]
+    assert len(tour.last_lines(LOG, 99)) == 4
 
 
 def test_every_stage_is_on_the_tour(tmp_path):
