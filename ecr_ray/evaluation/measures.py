@@ -255,6 +255,26 @@ def differences(
     return statistics.adjusted(found)
 
 
+def equal_length_of(judge: str, baseline: str) -> str:
+    """Name of the measure."""
+    return f"{judge}: ahead of {baseline} at equal length, 0-9"
+
+
+def at_equal_length(
+    judges: Sequence[str], values: Values, baseline: str, replies: Replies, how: Mapping[str, Any]
+) -> list[Figure]:
+    """How far every system is ahead of the baseline in a judge's eyes, with the length of replies taken out."""
+    found = []
+    for judge in judges:
+        by_system = values.get(f"{judge}: overall, 0-9", {})
+        for system in by_system if baseline in by_system else ():
+            if system != baseline:
+                ahead_N, longer_N = (of[system] - of[baseline] for of in (by_system, values["words"]))
+                name, groups_N = equal_length_of(judge, baseline), replies.asked.groups
+                found.append(statistics.at_equal_length(name, system, ahead_N, longer_N, groups_N, **how))
+    return found
+
+
 def rows_of(values: Values, asked: Prompts) -> list[dict[str, Any]]:
     """As rows of a table: `system`, `turn_id`, `dialogue_id`, `measure`, `value`."""
     return [

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ecr_ray import pages, prompts, storage
 from ecr_ray.evaluation import plots
 from ecr_ray.evaluation.asking import Prompts
-from ecr_ray.evaluation.measures import CHOOSING, Values
+from ecr_ray.evaluation.measures import CHOOSING, Values, equal_length_of
 from ecr_ray.evaluation.statistics import Comparison, Figure
 from ecr_ray.evaluation.talks import Talked
 from ecr_ray.evaluation.warnings import Warning
@@ -130,6 +130,7 @@ def headline_measures(judges: Sequence[str], strengths: Sequence[Mapping[str, An
     """
     return [
         *[f"{judge}: overall, 0-9" for judge in judges],
+        *[equal_length_of(judge, baseline) for judge in judges],
         *dict.fromkeys(figure["measure"] for figure in strengths),
         "critic",
         f"KL from {baseline}, nats an answer",

@@ -366,8 +366,9 @@ def _figures(
     means += [measures.choosing(name, tries, said.asked.groups) for name, tries in plan.chosen.items()]
     differences = measures.differences(values, rated, settings.baseline, said.asked.groups, how)
     values = values | rated
-    teachers = lineage.teachers(settings.critic) if settings.critic != NONE else set()
     names = [judge.name for judge in plan.judges]
+    means += measures.at_equal_length(names, values, settings.baseline, said, how)
+    teachers = lineage.teachers(settings.critic) if settings.critic != NONE else set()
     length = {name: _length_bias(name, said, values, how) for name in names}
     position = {name: bias for name in names if (bias := _position_bias(name, pairs, how))}
     overlaps = {
@@ -380,6 +381,7 @@ def _figures(
         warnings.of_training(overlaps)
         + warnings.of_texts(said)
         + warnings.of_judges(scoring["judges"], teachers, length, position)
+        + warnings.of_length(means, differences, names)
         + warnings.of_gains(differences, independent)
     )
     return Found(

@@ -395,6 +395,43 @@ def length_bias(
     )
 
 
+def at_equal_length(
+    measure: str,
+    system: str,
+    difference_N: np.ndarray,
+    words_N: np.ndarray,
+    groups_N: np.ndarray,
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+    least: int = LEAST,
+) -> Figure:
+    """How far a system is ahead of another where both replies are equally long.
+
+    The intercept of the least-squares line of the scores' difference over the difference in words; so that a gain which
+    is all length vanishes. As in Dubois et al. 2024, "Length-Controlled AlpacaEval", with a straight line.
+
+    Args:
+        difference_N: of the scores on the same prompt, NaN where one is missing.
+        words_N: of the replies' words on the same prompt.
+        groups_N, seed, resamples, least: as for `figure`.
+    """
+    known_N = ~np.isnan(difference_N) & ~np.isnan(words_N)
+    kept = groups_N[known_N]
+    why = _too_little(known_N, len(np.unique(kept)), least)
+    if why:
+        return Figure(measure, system, None, None, None, len(kept), len(np.unique(kept)), why)
+    y, x = difference_N[known_N], words_N[known_N].astype(float)
+
+    def intercept(picked: np.ndarray) -> float:
+        words, ahead = x[picked], y[picked]
+        spread = float(np.var(words))
+        slope = float(np.mean((words - words.mean()) * (ahead - ahead.mean()))) / spread if spread else 0.0
+        return float(ahead.mean() - slope * words.mean())
+
+    return figure(measure, system, intercept, kept, seed=seed, resamples=resamples, least=least)
+
+
 def _deviation(value_N: np.ndarray, number_N: np.ndarray) -> np.ndarray:
     """Each value less the mean of those with its number."""
     # Rounded, or equal values would differ by an error of floating point, and ranks would take it for an order.

@@ -8,7 +8,7 @@ import numpy as np
 
 from ecr_ray.evaluation import text_measures
 from ecr_ray.evaluation.lineage import Overlap
-from ecr_ray.evaluation.measures import Replies
+from ecr_ray.evaluation.measures import Replies, equal_length_of
 from ecr_ray.evaluation.statistics import Comparison, Figure
 
 # A phrase of five words in so many of a system's replies, and so many times as often as in people's.
@@ -106,6 +106,23 @@ def of_judges(
             side = "second" if lean.value > 0 else "first"
             text = f"{name} leans to what stands {side} ({abs(lean.value):.2f} of 1): both orders are averaged."
             found.append(Warning("position bias", name, text))
+    return found
+
+
+def of_length(figures: Sequence[Figure], comparisons: Sequence[Comparison], judges: Sequence[str]) -> list[Warning]:
+    """Systems that a judge finds better than the baseline, and no better where replies are equally long."""
+    found = []
+    for judge in judges:
+        gains = {c.system: c for c in comparisons if c.measure == f"{judge}: overall, 0-9" and (c.low or 0) > 0}
+        for figure in figures:
+            gain = gains.get(figure.system)
+            if gain and figure.measure == equal_length_of(judge, gain.against) and (figure.low or 0) <= 0:
+                left = "nobody can say" if figure.value is None else f"{figure.value:.2f} of it is left"
+                text = (
+                    f"{judge} finds {gain.system} better than {gain.against} (by {gain.difference:.2f}); of replies of "
+                    f"equal length, {left}: it may like the length alone."
+                )
+                found.append(Warning("length alone", gain.system, text))
     return found
 
 

@@ -325,3 +325,25 @@ def test_length_bias_leaves_out_what_cannot_be_compared():
     assert (constant.value, constant.withheld) == (None, "these rows do not determine it")
     alone = statistics.length_bias("judge", np.ones(9), np.ones(9), np.arange(9), dialogues(9), **HOW)
     assert (alone.n, alone.withheld) == (0, "too few dialogues with a value: 0 of the 5 that it takes")
+
+
+def test_a_gain_that_is_all_length_vanishes_at_equal_length():
+    rng = np.random.default_rng(0)
+    words, groups = rng.integers(-5, 12, 300).astype(float), np.arange(300)
+    noise = rng.normal(0, 0.1, 300)
+    for gain in (0.0, 0.5):
+        found = statistics.at_equal_length("m", "s", gain + 0.2 * words + noise, words, groups, seed=0)
+        assert found.value == pytest.approx(gain, abs=0.03) and found.low < gain < found.high
+    # By hand: the line through (0, 1) and (2, 2) meets no difference in words at 1.
+    line = statistics.at_equal_length(
+        "m", "s", np.array([1.0, 2.0] * 8), np.array([0.0, 2.0] * 8), np.arange(16), seed=0, resamples=50
+    )
+    assert line.value == pytest.approx(1.0)
+
+
+def test_at_equal_length_where_lengths_never_differ_it_is_the_mean_and_gaps_are_left_out():
+    ahead = np.array([1.0, 3.0] * 10 + [np.nan])
+    found = statistics.at_equal_length("m", "s", ahead, np.full(21, 2.0), np.arange(21), seed=0, resamples=50)
+    assert found.value == pytest.approx(2.0) and found.n == 20
+    failed = np.full(21, np.nan)
+    assert "21 of 21" in statistics.at_equal_length("m", "s", failed, np.ones(21), np.arange(21), seed=0).withheld

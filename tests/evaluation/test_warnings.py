@@ -75,3 +75,18 @@ def test_a_gain_that_only_the_critic_sees_is_told():
     # Nobody independent was asked: that is another warning's matter.
     assert warnings.of_gains([gain("critic", 0.1)], []) == []
     assert np.isfinite(gain("critic", 0.1).difference)
+
+
+def test_a_gain_that_goes_with_the_length_is_told():
+    def equal(value, low):
+        return Figure(
+            "j: ahead of sft at equal length, 0-9", "ppo", value, low, None if low is None else low + 1, 50, 50
+        )
+
+    better = [gain("j: overall, 0-9", 0.1)]
+    (told,) = warnings.of_length([equal(0.05, -0.4)], better, ["j"])
+    assert (told.kind, told.about) == ("length alone", "ppo") and "0.05 of it is left" in told.text
+    assert warnings.of_length([equal(0.3, 0.2)], better, ["j"]) == []
+    # Where there is no gain there is nothing to explain.
+    assert warnings.of_length([equal(0.05, -0.4)], [gain("j: overall, 0-9", -0.1)], ["j"]) == []
+    assert "nobody can say" in warnings.of_length([equal(None, None)], better, ["j"])[0].text
