@@ -158,7 +158,7 @@ def test_what_would_follow_from_forcing_and_from_damage_is_said_before(whole, sh
     out, _ = whole
     words = ["--config", short, "--output", out, "--plan-only"]
     forced = plans(finish(start(*words, "--force", "score")))
-    again = {"score", "critic", "ppo"}
+    again = {"score", "critic", "ppo", "evaluate"}
     assert {name for name in ALL if forced[name].startswith("will run")} == again
     weights = next((out / "sft" / "model").glob("*.safetensors"))
     kept = weights.read_bytes()
@@ -169,7 +169,7 @@ def test_what_would_follow_from_forcing_and_from_damage_is_said_before(whole, sh
         weights.write_bytes(kept)
     assert damaged["sft"] == f"will run: model/{weights.name} has changed"
     assert damaged["ppo"] == "will run: sft will have another result"
-    assert {name for name in ALL if damaged[name] != "up to date"} == {"sft", "ppo"}
+    assert {name for name in ALL if damaged[name] != "up to date"} == {"sft", "ppo", "evaluate"}
 
 
 @pytest.fixture(scope="module")
