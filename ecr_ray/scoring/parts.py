@@ -16,6 +16,8 @@ from ecr_ray.records import check_table
 
 logger = logging.getLogger(__name__)
 OK, FAILED = "ok", "failed"
+# A prompt does not get shorter by being asked again.
+HOPELESS = ("prompt_too_long",)
 
 
 def write(directory: str, table: pa.Table) -> dict[str, int]:
@@ -34,6 +36,15 @@ def done_ids(directory: str) -> pa.Array:
     """The ids of the turns that have a score (sorted, unique)."""
     ids = [part["turn_id"].combine_chunks() for part in _parts(directory, OK, ["turn_id"])]
     return pc.unique(pa.concat_arrays(ids)).sort() if ids else pa.array([], pa.string())
+
+
+def hopeless_ids(directory: str) -> pa.Array:
+    """The ids of the failed turns that would fail in every further pass, too (unique)."""
+    found = [
+        part.filter(pc.is_in(part["status"], pa.array(HOPELESS)))["turn_id"].combine_chunks()
+        for part in _parts(directory, FAILED, ["turn_id", "status"])
+    ]
+    return pc.unique(pa.concat_arrays(found)) if found else pa.array([], pa.string())
 
 
 def forget_failures(directory: str) -> None:

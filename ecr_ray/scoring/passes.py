@@ -80,11 +80,13 @@ def judge(
         over: see engines.run_pass.
     """
     outcome = Outcome(asker.judge, pa.table({}), pa.table({}))
-    for _ in range(1 + retries):
-        parts.forget_failures(work.directory)
+    for attempt in range(1 + retries):
         done = len(parts.done_ids(work.directory))
-        if done == len(turn_ids):
+        # In a new run with other settings even these may fit.
+        settled = done + (len(parts.hopeless_ids(work.directory)) if attempt else 0)
+        if settled == len(turn_ids):
             break
+        parts.forget_failures(work.directory)
         bar = Progress(asker.judge.name, len(turn_ids), done, position)
         _run_pass(asker, work, bar, outcome, over)
         bar.close()

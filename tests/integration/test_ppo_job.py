@@ -91,6 +91,7 @@ def test_the_adapter_is_pefts_and_of_the_base(against_the_critic):
     assert config["base_model_name_or_path"] == "ecr-tiny-chat" and config["r"] == 16
 
 
+@pytest.mark.long
 def test_two_workers_under_zero_3_with_rollout_actor_and_learner_killed_give_the_same_run(against_the_critic, tmp_path):
     out, work = tmp_path / "two", tmp_path / "two" / ".work"
     process = ppo("--output", out, "--workers", 2, "--zero-stage", 3)

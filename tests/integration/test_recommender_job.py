@@ -69,6 +69,7 @@ def test_it_learns_and_says_how_well(undisturbed):
     assert not (out / ".work").exists() and run["turns_with_emotions"] > 50
 
 
+@pytest.mark.long
 def test_two_workers_one_of_them_killed_give_the_same_run(undisturbed, tmp_path):
     out = tmp_path / "two"
     process = job("--output", out, *COMMON, "--workers", 2, "--zero-stage", 1)

@@ -59,3 +59,11 @@ def test_failures_are_forgotten_before_another_pass(tmp_path):
     parts.write(str(tmp_path), rows("d:3", status="nan"))
     parts.forget_failures(str(tmp_path))
     assert [p.name[:3] for p in tmp_path.iterdir()] == ["ok-"]
+
+
+def test_what_no_further_pass_can_help_is_told_from_the_rest(tmp_path):
+    assert parts.hopeless_ids(str(tmp_path)).to_pylist() == []
+    parts.write(str(tmp_path), rows("d:1"))
+    parts.write(str(tmp_path), rows("d:3", status="engine_error"))
+    parts.write(str(tmp_path), rows("d:5", "d:7", status="prompt_too_long"))
+    assert sorted(parts.hopeless_ids(str(tmp_path)).to_pylist()) == ["d:5", "d:7"]

@@ -65,6 +65,7 @@ def test_scoring_over_three_nodes_is_started_over_and_ends_with_every_row_once(b
     bench.assert_clean()
 
 
+@pytest.mark.long
 def test_fine_tuning_saves_when_told_that_time_is_up_and_goes_on(bench):
     out, steps = bench.directory / "sft", 40
     work, curve = out / ".work", out / ".work" / sft_worker.CURVE
