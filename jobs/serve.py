@@ -13,13 +13,13 @@ def main() -> int:
     from ecr_ray.serving import run
 
     if settings.build:
-        print(f"written: {run.write_config(settings)} (serve deploy {settings.build})")
+        print(f"written: {run.write_config(run.located(settings))} (serve deploy {settings.build})")
         return 0
     cli.announce("serve", settings)
     run.check(settings)
     run.prepare_environment(settings)
     print(f"on {connect.connect()}", flush=True)
-    run.serve_until_stopped(settings)
+    run.serve_until_stopped(run.located(settings))
     return 0
 
 

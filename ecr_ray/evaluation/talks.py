@@ -45,7 +45,8 @@ def hold(settings: EvaluateConfig, work: Path) -> Talked:
     """
     if not settings.talks or settings.recommender == NONE:
         return Talked()
-    directory = place.of(settings.recommender)
+    # In full: the actors work elsewhere.
+    directory = place.of(settings.recommender).absolute()
     what = catalogue.read(directory / "catalogue.json")
     wishes = tasks.draw_tasks(what, settings.talks, settings.seed)
     url, _, model = settings.user_url.partition("#")
@@ -53,7 +54,7 @@ def hold(settings: EvaluateConfig, work: Path) -> Talked:
     counts, source = _popularity(settings, what)
     systems = {
         partners.POPULAR: partial(partners.Popular, what, counts, count=settings.talk_films),
-        Path(settings.recommender).name: partial(
+        _name(directory): partial(
             partners.Recommending, directory, count=settings.talk_films, emotions=settings.emotions
         ),
     }
@@ -76,6 +77,11 @@ def hold(settings: EvaluateConfig, work: Path) -> Talked:
         comparisons=measures.differences(tables, settings.talk_turns, **intervals),
         broken={name: broken for name, table in tables.items() if (broken := measures.broken(table))},
     )
+
+
+def _name(directory: Path) -> str:
+    """What the recommender is called: every run's is in a directory `model`."""
+    return directory.parent.name if directory.name == "model" else directory.name
 
 
 def _popularity(settings: EvaluateConfig, what: Catalogue) -> tuple[dict[str, int], str]:

@@ -5,7 +5,7 @@ import signal
 import socket
 import tempfile
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,17 @@ def check(settings: ServeConfig) -> None:
         least, most = getattr(settings, f"{name}_replicas")
         if not 1 <= least <= most:
             raise ConfigError(f"--{name}-replicas {least} {most}: at least 1, and the second not below the first")
+
+
+def located(settings: ServeConfig) -> ServeConfig:
+    """The same with every directory named in full: replicas work elsewhere."""
+    models = {key: getattr(settings, key) for key in ("base", "adapter", "critic", "recommender")}
+    own = {
+        key: storage.absolute(name)
+        for key, name in models.items()
+        if name and not (tiny.HERE / name).is_dir() and Path(name).is_dir()
+    }
+    return replace(settings, output=storage.absolute(settings.output), **own)
 
 
 def prepare_environment(settings: ServeConfig) -> None:

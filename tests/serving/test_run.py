@@ -36,6 +36,15 @@ def test_with_a_key_or_on_this_machine_alone_it_may_start(tmp_path):
     run.check(ServeConfig(output=str(tmp_path), host="0.0.0.0"))
 
 
+def test_replicas_that_work_elsewhere_find_everything(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    found = run.located(ServeConfig(output="out", recommender="mine/model", base="some/hub-id"))
+    assert found.output == str(tmp_path / "out") and found.recommender == str(tmp_path / "mine" / "model")
+    # Names stay names.
+    assert (found.base, found.adapter, found.critic) == ("some/hub-id", "ecr-tiny-ppo", "ecr-tiny-critic")
+
+
 def job(*words):
     return subprocess.run(
         [sys.executable, "jobs/serve.py", *map(str, words)], cwd=ROOT, capture_output=True, text=True, check=False

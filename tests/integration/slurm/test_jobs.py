@@ -191,8 +191,9 @@ def seconds(clock):
 
 
 def test_an_endpoint_in_an_allocation_answers_and_leaves_nothing(bench):
-    words = ["--open", "--output", bench.directory / "serve", "--port", "8123"]
-    job = bench.submit(ROOT / "jobs/serve.py", *map(str, words), nodes=2)
+    # Relative, as one types it; the replicas' working directory is another.
+    words = ["--open", "--output", "serve", "--port", "8123"]
+    job = bench.submit(ROOT / "jobs/serve.py", *words, nodes=2)
     bench.wait_for(job, "ready: http://127.0.0.1:8123", 240)
     body = json.dumps({"messages": [{"role": "user", "content": "I loved Alien (1979). Something as scary?"}]})
     url = "http://127.0.0.1:8123/v1/recommend"
