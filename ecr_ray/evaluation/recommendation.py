@@ -9,7 +9,7 @@ from typing import Any
 
 from ecr_ray.evaluation import lineage
 from ecr_ray.evaluation.lineage import Node
-from ecr_ray.recommender import protocol
+from ecr_ray.recommender import card, protocol
 
 # (protocol, measure): the published protocol ranks films that were named before, `masked` leaves them out.
 MEASURES = (
@@ -41,8 +41,7 @@ def figures(recommender: str) -> dict[str, Any]:
         return {"about": "", "models": [], "rows": []}
     measured = found.run["measures"][_SPLIT]
     # One network with and without each part is an ablation, not a system.
-    parts = ("network ", "with ", "without ")
-    models = [name for name in dict.fromkeys(row["model"] for row in measured) if not name.startswith(parts)]
+    models, _ = card.networks(measured)
     by_model = {name: protocol.by_name([row for row in measured if row["model"] == name]) for name in models}
     rows = []
     for key in MEASURES:

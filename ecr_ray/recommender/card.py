@@ -37,8 +37,8 @@ What somebody feels moves its ranking by next to nothing: the ablation in the pr
 Rows = Sequence[Mapping[str, Any]]
 
 
-def _networks(rows: Rows) -> tuple[list[str], list[str]]:
-    """The models to compare, and one network with and without each part."""
+def networks(rows: Rows) -> tuple[list[str], list[str]]:
+    """The models to compare; and one network, with and without each part, which is an ablation."""
     names = list(dict.fromkeys(row["model"] for row in rows))
     parts = [name for name in names if name.startswith(("with ", "without "))]
     members = [name for name in names if name.startswith("network ")]
@@ -48,7 +48,7 @@ def _networks(rows: Rows) -> tuple[list[str], list[str]]:
 def published(run: Mapping[str, Any], split: str = "test") -> str:
     """Markdown: the published protocol, beside the published figures, and how far from the best of them."""
     rows = run["measures"][split]
-    cells, (models, _) = protocol.by_name, _networks(rows)
+    cells, (models, _) = protocol.by_name, networks(rows)
     measures = (*_RECALLS, _AUC)
     lines = ["| | " + " | ".join((*_RECALLS, "AUC")) + " |", "|---" * (len(measures) + 1) + "|"]
     for model in models:
@@ -69,7 +69,7 @@ def honest(run: Mapping[str, Any], split: str = "test") -> str:
     """Markdown: with films that were named before masked, and what recall does not say."""
     rows = run["measures"][split]
     # Of films that are masked a bonus says nothing.
-    models = [name for name in _networks(rows)[0] if AGAIN not in name]
+    models = [name for name in networks(rows)[0] if AGAIN not in name]
     lines = ["| | " + " | ".join(models) + " |", "|---" * (len(models) + 1) + "|"]
     found = {model: protocol.by_name([row for row in rows if row["model"] == model]) for model in models}
     for key in _HONEST:
@@ -85,7 +85,7 @@ def honest(run: Mapping[str, Any], split: str = "test") -> str:
 def ablation(run: Mapping[str, Any], split: str = "test") -> str:
     """Markdown: one network, and what it loses without each part."""
     rows = run["measures"][split]
-    _, names = _networks(rows)
+    _, names = networks(rows)
     measures = (("published", "R@10"), ("published", "R@50"), ("masked", "R@10"), ("masked", "R@50"))
     lines = [
         "| one network | held-out loss | "
@@ -153,7 +153,7 @@ def sections(run: Mapping[str, Any]) -> list[str]:
 def _measured(run: Mapping[str, Any]) -> str:
     rows = run["measures"]["test"]
     lines = ["| | " + " | ".join(_RECALLS) + " |", "|---" * (len(_RECALLS) + 1) + "|"]
-    for model in _networks(rows)[0]:
+    for model in networks(rows)[0]:
         found = protocol.by_name([row for row in rows if row["model"] == model])
         lines.append(f"| {model} | " + " | ".join(_cell(found["published", m]) for m in _RECALLS) + " |")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from ray import serve
 
 from ecr_ray import config
 from ecr_ray.config import ServeConfig
-from ecr_ray.serving import films, policy, recommending, registry
+from ecr_ray.serving import films, policy, recommending, registry, run
 from ecr_ray.serving.keys import Keyring
 from ecr_ray.serving.limits import Limiter
 from ecr_ray.serving.meter import Meter
@@ -28,7 +28,7 @@ def app(args: Mapping[str, Any]) -> serve.Application:
     Raises:
         ConfigError: a field that there is not, or a value that it cannot have.
     """
-    return bind(config.of_mapping(ServeConfig, "serve", args))
+    return bind(run.located(config.of_mapping(ServeConfig, "serve", args)))
 
 
 def bind(settings: ServeConfig) -> serve.Application:
