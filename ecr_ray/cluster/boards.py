@@ -18,14 +18,15 @@ _WIDTH, _HEIGHT = 12, 8
 
 @dataclass(frozen=True)
 class Panel:
-    """One graph, or one figure (`stat`). `queries` are (PromQL, legend); `gpu` ones are empty without a GPU."""
+    """One graph, or one figure (`stat`). `queries` are (PromQL, legend)."""
 
     title: str
     queries: tuple[tuple[str, str], ...]
     unit: str = "short"
     kind: Literal["timeseries", "stat"] = "timeseries"
     text: str = ""
-    gpu: bool = False
+    may_be_empty: bool = False
+    """Nothing to show without a GPU, or while nothing goes wrong."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,13 @@ def _machine() -> tuple[Panel, ...]:
             "GPU use",
             ((f"avg by (instance, GpuIndex) ({_of_ray('ray_node_gpus_utilization')})", gpu),),
             unit="percent",
-            gpu=True,
+            may_be_empty=True,
         ),
         Panel(
             "GPU memory",
             ((f"1048576 * sum by (instance, GpuIndex) ({_of_ray('ray_node_gram_used')})", gpu),),
             unit="bytes",
-            gpu=True,
+            may_be_empty=True,
         ),
     )
 
@@ -175,7 +176,11 @@ PPO = Board(
         Panel("Tokens a reply", ((latest("ecr_ppo_response_tokens"), "mean"),)),
         Panel("Sampled tokens/s", ((rate("ecr_ppo_rollout_tokens"), "all actors"),)),
         Panel("Updates a minute", ((f"60 * {rate('ecr_ppo_updates')}", "updates"),)),
-        Panel("Samples not trained on", ((rate("ecr_ppo_rejected_samples", "reason"), "{{reason}}"),)),
+        Panel(
+            "Samples not trained on",
+            ((rate("ecr_ppo_rejected_samples", "reason"), "{{reason}}"),),
+            may_be_empty=True,
+        ),
         Panel(
             "Time to deliver an adapter",
             tuple((quantile(q, "ecr_ppo_sync_seconds"), f"p{q * 100:.0f}") for q in (0.5, 0.95)),

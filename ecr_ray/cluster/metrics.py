@@ -1,8 +1,7 @@
 """Every metric that a stage exports through Ray, in one table; nothing else makes one.
 
 Ray scrapes drivers and actors alike and serves the values on each node's metrics port. `python -m
-ecr_ray.benchmarks.figures` puts the table into the README. The names of stages that are still to be written stand
-here as well, so that they and their boards (boards.py) agree from their first day.
+ecr_ray.benchmarks.figures` puts the table into the README; the boards (boards.py) show all of it.
 """
 
 from dataclasses import dataclass
@@ -88,6 +87,42 @@ def instrument(name: str, **tags: str) -> "metrics.Counter | metrics.Gauge | met
         made = (metrics.Counter if metric.kind == "counter" else metrics.Gauge)(name, metric.text, tag_keys=metric.tags)
     made.set_default_tags(tags)
     return made
+
+
+class Training:
+    """What the first worker of a training stage tells Prometheus of it."""
+
+    def __init__(self, stage: str) -> None:
+        self._steps = instrument("ecr_train_steps", stage=stage)
+        self._examples = instrument("ecr_train_examples", stage=stage)
+        self._checkpoints = instrument("ecr_train_checkpoints", stage=stage)
+        self._loss = instrument("ecr_train_loss", stage=stage)
+        self._gauges = {
+            "learning_rate": instrument("ecr_train_learning_rate", stage=stage),
+            "gradient_norm": instrument("ecr_train_gradient_norm", stage=stage),
+        }
+
+    def stepped(self, examples: int) -> None:
+        """One optimizer step, over so many examples of all workers together."""
+        self._steps.inc()
+        self._examples.inc(examples)
+
+    def saved(self) -> None:
+        """A checkpoint."""
+        self._checkpoints.inc()
+
+    def looked(self, *, train: float | None = None, valid: float | None = None, **gauges: float | None) -> None:
+        """The losses of a look at the run, `learning_rate` and `gradient_norm`; None is what this look did not take.
+
+        Raises:
+            KeyError: another name.
+        """
+        for split, value in (("train", train), ("valid", valid)):
+            if value is not None:
+                self._loss.set(value, tags={"split": split})
+        for name, value in gauges.items():
+            if value is not None:
+                self._gauges[name].set(value)
 
 
 def table() -> str:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ecr_ray import optimizers, storage, training
+from ecr_ray.cluster import metrics
 from ecr_ray.encoders import batches, losses, model
 from ecr_ray.scoring.agreement import spearman
 
@@ -140,11 +141,11 @@ class Loop:
     ) -> None:
         self.settings, self.shape, self.stepper, self.work = settings, shape, stepper, work
         self.rank, self.workers, self.progress = rank, workers, progress
-        self.stage = job["stage"]
         self.total, self.filler, self.head_weights = job["steps"], job["filler"], job["head_weights"]
         self.device = "cuda" if job["device"] == "gpu" else "cpu"
         self.stopped = self._told = False
-        self._began, self._seen, self._losses = time.time(), 0, []
+        self._began, self._losses = time.time(), []
+        self._meter = metrics.Training(job["stage"])
         self._valid = _rows(work / "valid.parquet")
 
     def step(self, step: int, micros: list[dict[str, Any]]) -> None:
@@ -161,10 +162,11 @@ class Loop:
             part = self._loss(micro)
             self.stepper.backward(part)
             loss += float(part.detach())
-            self._seen += len(micro["ids"])
         norm = self.stepper.end()
         self._losses.append(training.summed(np.array([loss]), self.device)[0])
         self.progress.step = step
+        if self.rank == 0:
+            self._meter.stepped(self.settings.batch)
         self._after(step, rate, norm)
 
     def _loss(self, micro: Mapping[str, Any]) -> Any:
@@ -265,9 +267,7 @@ class Loop:
         state = self.stepper.state()
         if self.rank == 0:
             write_checkpoint(self.work, self.progress, state)
-            from ecr_ray.cluster.metrics import instrument
-
-            instrument("ecr_train_checkpoints", stage=self.stage).inc()
+            self._meter.saved()
 
     def _report(self, step: int, entry: dict[str, Any]) -> None:
         import ray.train
@@ -276,27 +276,14 @@ class Loop:
             line = {"step": step, "at": time.time(), "seconds": time.time() - self._began, **entry}
             with (self.work / CURVE).open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            self._export(entry)
+            self._meter.looked(
+                train=entry.get("loss"), valid=entry.get("valid_error"),
+                learning_rate=entry.get("learning_rate"), gradient_norm=entry.get("gradient_norm"),
+            )  # fmt: skip
         if "valid_error" in entry or step == self.total:
             # A barrier; whoever listens (a search) wants the held-out figures.
             rows = {"step": step, "rows": step * self.settings.batch, "best_error": self.progress.best}
             ray.train.report(rows | entry)
-
-    def _export(self, entry: Mapping[str, float]) -> None:
-        from ecr_ray.cluster.metrics import instrument
-
-        gauges = {
-            "loss": ("ecr_train_loss", {"split": "train"}),
-            "valid_error": ("ecr_train_loss", {"split": "valid"}),
-            "learning_rate": ("ecr_train_learning_rate", {}),
-            "gradient_norm": ("ecr_train_gradient_norm", {}),
-        }
-        for name, (metric, tags) in gauges.items():
-            if name in entry:
-                instrument(metric, stage=self.stage, **tags).set(entry[name])
-        if self._seen:
-            instrument("ecr_train_examples", stage=self.stage).inc(self._seen * self.workers)
-            self._seen = 0
 
     def finish(self) -> None:
         """Say that the run is over."""

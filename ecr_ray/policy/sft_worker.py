@@ -149,7 +149,7 @@ def make_reporter(work: Path, rank: int, workers: int) -> "TrainerCallback":
     import torch.distributed
     from transformers import TrainerCallback
 
-    from ecr_ray.cluster.metrics import instrument
+    from ecr_ray.cluster import metrics
 
     class Reporter(TrainerCallback):
         """Rank 0 writes; all ranks report to Ray Train, as often as each other."""
@@ -157,10 +157,11 @@ def make_reporter(work: Path, rank: int, workers: int) -> "TrainerCallback":
         def __init__(self) -> None:
             self.told = False
             self.began = time.time()
-            self.steps = 0
+            self.meter = metrics.Training("sft")
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.steps += 1
+            if rank == 0:
+                self.meter.stepped(args.per_device_train_batch_size * args.gradient_accumulation_steps * workers)
             if not self.told:
                 # A barrier: every rank asks after every step, and all hear the same.
                 self.told = ray.train.get_preemption_info() is not None
@@ -176,7 +177,10 @@ def make_reporter(work: Path, rank: int, workers: int) -> "TrainerCallback":
                 entry = {"step": state.global_step, "at": now, "seconds": now - self.began, **logs}
                 with (work / CURVE).open("a") as file:
                     file.write(json.dumps(entry) + "\n")
-                self._export(logs)
+                self.meter.looked(
+                    train=logs.get("loss"), valid=logs.get("eval_loss"),
+                    learning_rate=logs.get("learning_rate"), gradient_norm=logs.get("grad_norm"),
+                )  # fmt: skip
             if "eval_loss" in logs or state.global_step == state.max_steps:
                 # Waits until Ray's controller has fetched the one before, up to half a second: not after every step.
                 ray.train.report({"step": state.global_step, **logs})
@@ -188,16 +192,6 @@ def make_reporter(work: Path, rank: int, workers: int) -> "TrainerCallback":
             if rank == 0:
                 saved = Path(args.output_dir) / f"checkpoint-{state.global_step}"
                 (saved / COMPLETE).write_text(json.dumps({"step": state.global_step, "workers": workers}))
-                instrument("ecr_train_checkpoints", stage="sft").inc()
-
-        def _export(self, logs: dict[str, float]) -> None:
-            if "loss" in logs:
-                instrument("ecr_train_loss", stage="sft", split="train").set(logs["loss"])
-                instrument("ecr_train_learning_rate", stage="sft").set(logs["learning_rate"])
-                instrument("ecr_train_gradient_norm", stage="sft").set(logs["grad_norm"])
-                instrument("ecr_train_steps", stage="sft").inc(self.steps)
-                self.steps = 0
-            if "eval_loss" in logs:
-                instrument("ecr_train_loss", stage="sft", split="valid").set(logs["eval_loss"])
+                self.meter.saved()
 
     return Reporter()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ecr_ray import optimizers, storage, training
+from ecr_ray.cluster import metrics
 from ecr_ray.encoders import batches
 from ecr_ray.encoders.worker import learning_rate, read_checkpoint, write_checkpoint
 from ecr_ray.recommender import model
@@ -130,6 +131,7 @@ class Loop:
             self.progress.step,
         )  # fmt: skip
         self.stopped, self._told, self._losses, self._began = False, False, [], time.time()
+        self._meter = metrics.Training("recommender")
 
     def _example(self, device: Any) -> tuple[Any, ...]:
         return tuple(part.to(device) for part in self._batch(self.train, np.array([0])))
@@ -162,6 +164,8 @@ class Loop:
         norm = self.stepper.end()
         self._losses.append(training.summed(np.array([loss]), self.device)[0])
         self.progress.step = step
+        if self.rank == 0:
+            self._meter.stepped(len(rows))
         self._after(step, rate, norm)
 
     def _batch(self, data: Data, rows: np.ndarray) -> tuple[Any, ...]:
@@ -196,10 +200,15 @@ class Loop:
             state = self.stepper.state()
             if self.rank == 0:
                 write_checkpoint(self.work, self.progress, state)
+                self._meter.saved()
         if entry and self.rank == 0:
             line = {"step": step, "at": time.time(), "seconds": time.time() - self._began, **entry}
             with (self.work / CURVE).open("a") as file:
                 file.write(json.dumps(line) + "\n")
+            self._meter.looked(
+                train=entry.get("loss"), valid=entry.get("valid_loss"),
+                learning_rate=entry.get("learning_rate"), gradient_norm=entry.get("gradient_norm"),
+            )  # fmt: skip
         if "valid_loss" in entry or last:
             ray.train.report({"step": step, **entry})
 

@@ -1,13 +1,8 @@
 """The critic through its front doors, on real Ray Train workers under DeepSpeed, with workers and drivers killed."""
 
 import json
-import os
-import subprocess
-import sys
-import time
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +10,8 @@ import pytest
 from ecr_ray import records, storage
 from ecr_ray.data import prepare
 from ecr_ray.encoders import model, predict, worker
-from tests.conftest import ROOT, turn, write_turns
+from tests.conftest import turn, write_turns
+from tests.integration.jobs import finish, job, processes, until
 
 pytestmark = pytest.mark.slow
 ASPECTS = ("empathy", "informativeness", "recommendation", "engagement")
@@ -25,29 +21,8 @@ COMMON += ["--eval-every", 8, "--save-every", 8, "--log-every", 1, "--bootstrap"
 COMMON += ["--learning-rate", 5e-4, "--reader", "none"]
 
 
-def job(name, *arguments, submit=False):
-    ray = [os.path.join(os.path.dirname(sys.executable), "ray"), "job", "submit", "--"] if submit else []
-    words = [*ray, sys.executable, f"jobs/{name}.py", *map(str, arguments)]
-    return subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
 def critic(scored, out, *arguments, **how):
     return job("train_critic", "--targets", scored, "--output", out, *COMMON, *arguments, **how)
-
-
-def finish(process, code=0):
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-5000:]}"
-    return out if code == 0 else out + err
-
-
-def until(condition, process, seconds=300):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
 
 
 SAID = ("Try {}, it is warm, wonderful and great fun", "No idea about {}, I know nothing of that kind")
@@ -135,7 +110,7 @@ def test_killed_and_gone_on_with_other_workers_it_is_the_same_run(undisturbed, s
 
     again = critic(scored, out, "--workers", 1, "--zero-stage", 3)
     until(lambda: max(worker.checkpoints(work)) >= 16, again)
-    victims = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+    victims = processes("RayTrainWorker")
     assert victims
     for victim in victims:
         victim.kill()
@@ -178,10 +153,23 @@ train_layers = [1, 99]
 """
 
 
-def test_a_search_is_killed_and_goes_on_stops_early_and_keeps_its_failures(cluster, scored, tmp_path):
-    config, out = tmp_path / "search.toml", tmp_path / "tune"
+def search(scored, folder):
+    """Where its result is, and its arguments."""
+    config, out = folder / "search.toml", folder / "tune"
     config.write_text(SEARCH)
-    words = ["--config", config, "--targets", scored, "--output", out, "--trials", 3, "--concurrent", 1, "--seed", 0]
+    words = ["--config", config, "--targets", scored, "--output", out]
+    return out, [*words, "--trials", 3, "--concurrent", 1, "--seed", 0]
+
+
+def test_a_search_stops_early_and_keeps_its_failures(cluster, scored, tmp_path):
+    out, words = search(scored, tmp_path)
+    finish(job("tune_critic", *words), 3)
+    check_search(scored, out)
+
+
+@pytest.mark.long
+def test_a_search_that_is_killed_goes_on(cluster, scored, tmp_path):
+    out, words = search(scored, tmp_path)
     first = job("tune_critic", *words)
     until(lambda: list((out / ".work" / "trials").glob("*/done.json")), first, 400)
     first.kill()
@@ -189,10 +177,14 @@ def test_a_search_is_killed_and_goes_on_stops_early_and_keeps_its_failures(clust
     done = {path.parent.name for path in (out / ".work" / "trials").glob("*/done.json")}
     printed = finish(job("tune_critic", *words), 3)
     assert "going on with the unfinished search" in printed
+    assert done <= check_search(scored, out)
 
+
+def check_search(scored, out):
+    """What a search of these settings leaves; its trials."""
     run = json.loads((out / "run.json").read_text())
     trials = {trial["trial"]: trial for trial in run["trials"]}
-    assert len(trials) == 3 and done <= set(trials)
+    assert len(trials) == 3
     # The encoder has six layers: a trial that wants 99 fails, and says why.
     bad = [trial for trial in trials.values() if trial["chosen"]["train_layers"] == 99]
     good = [trial for trial in trials.values() if trial["chosen"]["train_layers"] == 1]
@@ -206,10 +198,11 @@ def test_a_search_is_killed_and_goes_on_stops_early_and_keeps_its_failures(clust
     assert "parallel" not in page and page.count("<svg") >= 2 and "only 6 layers" in page
     assert list((out / "tensorboard").rglob("events.out.tfevents.*"))
     # Nothing of a trial is left on the cluster.
-    assert not [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+    assert not processes("RayTrainWorker")
 
     from ecr_ray import config as settings
 
     best = settings.load(settings.CriticConfig, "critic", ["--config", str(out / "best.toml")])
     assert best.learning_rate == pytest.approx(run["best"]["chosen"]["learning_rate"])
     assert best.targets == (str(scored),) and best.train_layers == 1 and best.max_length == 40
+    return set(trials)

@@ -1,41 +1,22 @@
 """Emotions through their front doors: a classifier is trained, killed on the way, and annotates whole dialogues."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from ecr_ray.data import reading
 from ecr_ray.encoders import model
 from ecr_ray.records import EMOTIONS
-from tests.conftest import ROOT
+from tests.integration.jobs import finish, job, processes, until
 
 pytestmark = pytest.mark.slow
 # A text says its emotion with one word, so that one can see whether it is learnt. Numbers are GoEmotions' labels.
 SAID = {"I love {} so much": 18, "Why is {} like that?": 7, "Thank you for {}": 15, "I hate {}, how sad": 25}
 TRAIN = ["--batch", 32, "--micro-batch", 16, "--max-steps", 120, "--eval-every", 40, "--save-every", 20]
 TRAIN += ["--lora-r", 8, "--learning-rate", 3e-3, "--bootstrap", 20, "--max-length", 16]
-
-
-def job(name, *arguments, submit=False):
-    ray = [os.path.join(os.path.dirname(sys.executable), "ray"), "job", "submit", "--"] if submit else []
-    words = [*ray, sys.executable, f"jobs/{name}.py", *map(str, arguments)]
-    return subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-def finish(process, code=0):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-5000:]}"
-    return out if code == 0 else out + err
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +37,8 @@ def classifier(cluster, comments, tmp_path_factory):
     """Trained with its worker killed after the first checkpoint."""
     out = tmp_path_factory.mktemp("emotion") / "classifier"
     process = job("train_emotion", "--input", comments, "--output", out, *TRAIN)
-    deadline = time.monotonic() + 200
-    while not list((out / ".work" / "checkpoints").glob("checkpoint-*/complete.json")):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
-    workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
+    until(lambda: list((out / ".work" / "checkpoints").glob("checkpoint-*/complete.json")), process)
+    workers = processes("RayTrainWorker")
     for worker in workers:
         worker.send_signal(signal.SIGKILL)
     assert workers
@@ -86,15 +64,14 @@ def test_it_learns_and_says_how_well(classifier, comments):
     assert "already complete" in finish(job("train_emotion", "--input", comments, "--output", out, *TRAIN))
 
 
-def test_whole_dialogues_come_out_with_emotions(cluster, tmp_path):
-    out = tmp_path / "annotated"
-    words = ["--output", out, "--labelled", "replace"]
-    printed = finish(job("annotate", *words, submit=True))
+def test_whole_dialogues_come_out_with_emotions(pipeline):
+    out = pipeline.out / "annotate"
+    printed = (pipeline.out / "logs" / "annotate.log").read_text()
     assert "an --input for every other job" in printed and "labels of the input, recall@2" in printed
     run = json.loads((out / "run.json").read_text())
     table = pq.read_table(out / "emotions.parquet").to_pylist()
     assert len(table) == run["rows"]["messages"] > 600 and run["rows"]["failed"] == 0
-    before = dialogues("sample")
+    before = dialogues(pipeline.out / "prepare")
     after = dialogues(out)
     by_id = {row["turn_id"]: row for row in table}
     assert list(before) == list(after)
@@ -109,7 +86,6 @@ def test_whole_dialogues_come_out_with_emotions(cluster, tmp_path):
     # The next stage takes it, emotions and all.
     (turn, *_) = [row.value for row in reading.read(reading.find(str(out)), max_message_chars=999, number_rows=False)]
     assert turn["turn_id"] and any(message["emotions"] for message in turn["context"])
-    assert "already complete" in finish(job("annotate", *words))
 
 
 def test_labels_of_the_input_stay_and_bad_lines_are_set_aside(cluster, classifier, tmp_path):
@@ -128,6 +104,7 @@ def test_labels_of_the_input_stay_and_bad_lines_are_set_aside(cluster, classifie
     assert second["emotions"][0]["label"] == "grateful"
 
 
+@pytest.mark.long
 def test_an_llm_annotates_through_the_scoring_engine(cluster, tmp_path):
     out = tmp_path / "out"
     finish(job("annotate", "--annotator", "ecr-tiny-judge", "--limit", 2, "--output", out))

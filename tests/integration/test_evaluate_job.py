@@ -8,10 +8,7 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow.parquet as pq
@@ -19,7 +16,7 @@ import pytest
 
 from ecr_ray.config import EvaluateConfig
 from ecr_ray.evaluation import asking, measures
-from tests.conftest import ROOT
+from tests.integration.jobs import finish, job, until
 
 pytestmark = pytest.mark.slow
 PROMPTS = 40
@@ -58,16 +55,8 @@ class Fails(LikesLength):
     fails = True
 
 
-def job(*arguments, wait=True, code=0):
-    process = subprocess.Popen(
-        [sys.executable, "jobs/evaluate.py", *map(str, arguments)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    if not wait:
-        return process
-    out, err = process.communicate(timeout=400)
-    assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-5000:]}"
-    return out + err
+def evaluate(*arguments, code=0):
+    return finish(job("evaluate", *arguments), code)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +83,7 @@ def settings(tmp_path_factory):
 def run(cluster, settings):
     """With two judges and five systems."""
     folder, words = settings
-    printed = job(*words, "--output", folder / "run", code=3)
+    printed = evaluate(*words, "--output", folder / "run", code=3)
     return folder / "run", json.loads((folder / "run" / "run.json").read_text()), printed
 
 
@@ -105,14 +94,11 @@ def again(cluster, settings):
     words = words[: words.index("--judges")]
     words += ["--systems", "human", "sft=ecr-tiny-chat", "--critic", "none", "--judges", "--bootstrap", 200]
     words += ["--talks", 0, "--output", folder / "again"]
-    first = job(*words, wait=False)
-    deadline = time.monotonic() + 200
-    while not list((folder / "again" / ".work" / "answers").rglob("*.json")):
-        assert first.poll() is None and time.monotonic() < deadline, first.communicate()
-        time.sleep(0.1)
+    first = job("evaluate", *words)
+    until(lambda: list((folder / "again" / ".work" / "answers").rglob("*.json")), first)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    job(*words)
+    evaluate(*words)
     return folder / "again"
 
 
@@ -194,7 +180,7 @@ def test_a_policy_asked_about_its_own_training_dialogues_is_caught(run, tmp_path
     (tmp_path / "own" / "run.json").write_text(json.dumps(record))
     words = ["--systems", "human", f"own={tmp_path / 'own' / 'model'}", "--baseline", "own", "--split", "train"]
     words += ["--prompts", 8, "--max-new-tokens", 4, "--critic", "none", "--talks", 0, "--bootstrap", 50]
-    printed = job(*words, "--judges", "--output", tmp_path / "run", code=3)
+    printed = evaluate(*words, "--judges", "--output", tmp_path / "run", code=3)
     assert "own training data: 8 of the 8 prompts are of dialogues that own has learnt from" in printed
 
 
@@ -202,7 +188,7 @@ def test_a_policy_asked_about_its_own_training_dialogues_is_caught(run, tmp_path
 def test_vllm_samples_the_replies_too(cluster, settings, tmp_path):
     words = ["--systems", "human", "sft=ecr-tiny-chat", "ppo=ecr-tiny-ppo", "--engine", "vllm", "--split", "all"]
     words += ["--prompts", 12, "--max-new-tokens", 12, "--critic", "none", "--talks", 0, "--bootstrap", 50]
-    job(*words, "--judges", "--output", tmp_path / "run")
+    evaluate(*words, "--judges", "--output", tmp_path / "run")
     rows = pq.read_table(tmp_path / "run" / "replies.parquet").to_pylist()
     texts = {name: [row["text"] for row in rows if row["system"] == name] for name in ("sft", "ppo")}
     assert all(len(found) == 12 and all(found) for found in texts.values()) and texts["sft"] != texts["ppo"]
@@ -210,17 +196,17 @@ def test_vllm_samples_the_replies_too(cluster, settings, tmp_path):
 
 def test_a_finished_run_is_not_run_again_nor_overwritten_by_another(run, settings):
     folder, words = settings
-    assert "already complete" in job(*words, "--output", folder / "run", code=3)
-    refused = job(*words, "--seed", 1, "--output", folder / "run", code=1)
+    assert "already complete" in evaluate(*words, "--output", folder / "run", code=3)
+    refused = evaluate(*words, "--seed", 1, "--output", folder / "run", code=1)
     assert "holds a finished run of evaluate with other settings" in refused
 
 
 @pytest.mark.long
 def test_two_runs_are_compared_prompt_by_prompt(run, again):
     folder = again.parent
-    printed = job("--compare", again, folder / "run", "--output", folder / "compared", "--bootstrap", 100)
+    printed = evaluate("--compare", again, folder / "run", "--output", folder / "compared", "--bootstrap", 100)
     assert "compare.html" in printed
     text = (folder / "compared" / "compare.md").read_text()
     # The same seed: nothing differs.
     assert re.search(r"\| words \| sft \| [\d.]+ \| [\d.]+ \| 0.000 \(0.000 to 0.000\)", text)
-    assert "holds no finished run" in job("--compare", folder, folder / "run", code=1)
+    assert "holds no finished run" in evaluate("--compare", folder, folder / "run", code=1)

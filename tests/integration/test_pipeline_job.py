@@ -2,69 +2,23 @@
 a stage that fails do to it."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import ROOT
+from tests.integration.conftest import SHORT
+from tests.integration.jobs import finish, job, until
 
 pytestmark = pytest.mark.slow
-# As few steps as show that a stage reads what the one before it wrote.
-SHORT = """
-[score]
-limit = 100
-bootstrap = 50
-[critic]
-max_steps = 2
-batch = 16
-eval_every = 2
-bootstrap = 50
-[sft]
-max_steps = 2
-batch = 4
-eval_every = 2
-save_every = 2
-[ppo]
-steps = 3
-batch = 8
-minibatch = 8
-value_warmup = 1
-scale_samples = 16
-eval_every = 3
-eval_prompts = 8
-max_new_tokens = 16
-[recommender]
-epochs = 2
-bootstrap = 50
-[evaluate]
-prompts = 24
-max_new_tokens = 16
-talks = 4
-talk_turns = 3
-bootstrap = 50
-"""
 CHEAP = ["--only", "prepare", "annotate", "recommender"]
+QUICK = SHORT.replace('members = 2\nablate = ["graph"]\nlog_every = 1\n', "epochs = 2\n")
 ALL = ["prepare", "annotate", "score", "critic", "sft", "ppo", "recommender", "evaluate"]
 
 
-def start(*arguments, submit=False):
-    ray = [os.path.join(os.path.dirname(sys.executable), "ray"), "job", "submit", "--"] if submit else []
-    words = [*ray, sys.executable, "jobs/pipeline.py", *map(str, arguments)]
-    return subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-def finish(process, code=0):
-    out, err = process.communicate(timeout=800)
-    assert process.returncode == code, f"exit {process.returncode}\n{out[-5000:]}\n{err[-5000:]}"
-    return out if code == 0 else out + err
+def start(*arguments):
+    return job("pipeline", *arguments)
 
 
 def plans(printed):
@@ -80,22 +34,8 @@ def began(directory, stage):
     ).stat().st_mtime_ns
 
 
-@pytest.fixture(scope="module")
-def short(tmp_path_factory):
-    file = tmp_path_factory.mktemp("settings") / "short.toml"
-    file.write_text(SHORT)
-    return file
-
-
-@pytest.fixture(scope="module")
-def whole(cluster, short, tmp_path_factory):
-    """From the dialogues to the report, by `ray job submit`."""
-    out = tmp_path_factory.mktemp("pipeline") / "whole"
-    return out, finish(start("--config", short, "--output", out, submit=True))
-
-
-def test_every_stage_reads_what_the_one_before_it_wrote(whole):
-    out, printed = whole
+def test_every_stage_reads_what_the_one_before_it_wrote(pipeline):
+    out, printed = pipeline.out, pipeline.printed
     record = json.loads((out / "run.json").read_text())
     assert list(record["stages"]) == ALL and list(record["timings_s"]) == ALL
     runs = {name: json.loads((out / name / "run.json").read_text()) for name in ALL}
@@ -123,8 +63,8 @@ def test_every_stage_reads_what_the_one_before_it_wrote(whole):
         assert (out / "logs" / f"{name}.log").stat().st_size > 100
 
 
-def test_it_ends_in_the_report(whole):
-    out, _ = whole
+def test_it_ends_in_the_report(pipeline):
+    out = pipeline.out
     page = (out / "evaluate" / "report.html").read_text()
     assert page.count('role="img"') == page.count("<figure>") >= 3
     run = json.loads((out / "evaluate" / "run.json").read_text())
@@ -133,8 +73,8 @@ def test_it_ends_in_the_report(whole):
     assert {row["stage"] for row in run["lineage"]} >= {"annotate", "score", "critic", "sft", "ppo"}
 
 
-def test_the_policy_at_the_end_is_one_that_can_be_served(whole):
-    out, _ = whole
+def test_the_policy_at_the_end_is_one_that_can_be_served(pipeline):
+    out = pipeline.out
     adapter = json.loads((out / "ppo" / "model" / "adapter_config.json").read_text())
     assert adapter["peft_type"] == "LORA"
     # On top of what the pipeline fine-tuned.
@@ -145,8 +85,8 @@ def test_the_policy_at_the_end_is_one_that_can_be_served(whole):
     AutoModelForCausalLM.from_pretrained(base or out / "ppo" / "base")
 
 
-def test_a_second_run_does_nothing(whole, short):
-    out, _ = whole
+def test_a_second_run_does_nothing(pipeline):
+    out, short = pipeline.out, pipeline.settings
     before = {name: began(out, name) for name in [*ALL, "."]}
     printed = finish(start("--config", short, "--output", out))
     found = plans(printed)
@@ -154,8 +94,8 @@ def test_a_second_run_does_nothing(whole, short):
     assert {name: began(out, name) for name in [*ALL, "."]} == before
 
 
-def test_what_would_follow_from_forcing_and_from_damage_is_said_before(whole, short):
-    out, _ = whole
+def test_what_would_follow_from_forcing_and_from_damage_is_said_before(pipeline):
+    out, short = pipeline.out, pipeline.settings
     words = ["--config", short, "--output", out, "--plan-only"]
     forced = plans(finish(start(*words, "--force", "score")))
     again = {"score", "critic", "ppo", "evaluate"}
@@ -170,6 +110,13 @@ def test_what_would_follow_from_forcing_and_from_damage_is_said_before(whole, sh
     assert damaged["sft"] == f"will run: model/{weights.name} has changed"
     assert damaged["ppo"] == "will run: sft will have another result"
     assert {name for name in ALL if damaged[name] != "up to date"} == {"sft", "ppo", "evaluate"}
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    file = tmp_path_factory.mktemp("settings") / "quick.toml"
+    file.write_text(QUICK)
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +143,7 @@ def test_a_damaged_stage_runs_again_and_those_after_it(cheap, short):
 def test_a_stage_that_fails_leaves_the_others_whole_and_says_how_to_go_on(cheap, short, tmp_path):
     before = {name: began(cheap, name) for name in ("prepare", "annotate")}
     broken = tmp_path / "broken.toml"
-    broken.write_text(SHORT + "batch = 4000\nmicro_batch = 4000\n")
+    broken.write_text(QUICK.replace("[evaluate]", "batch = 4000\nmicro_batch = 4000\n[evaluate]"))
     words = ["--output", cheap, *CHEAP]
     said = finish(start("--config", broken, *words), code=1)
     assert "recommender cannot run: other settings (" in said and "batch 16, now 4000" in said
@@ -214,14 +161,11 @@ def test_a_stage_that_fails_leaves_the_others_whole_and_says_how_to_go_on(cheap,
 @pytest.mark.long
 def test_a_pipeline_that_is_killed_goes_on_with_the_same_command(cheap, tmp_path):
     file = tmp_path / "longer.toml"
-    file.write_text(SHORT.replace("epochs = 2", "epochs = 14\nsave_every = 4\neval_every = 4"))
+    file.write_text(QUICK.replace("epochs = 2", "epochs = 14\nsave_every = 4\neval_every = 4"))
     words = ["--config", file, "--output", cheap, *CHEAP, "--force", "annotate", "--overwrite"]
     process = start(*words)
-    deadline = time.monotonic() + 300
     checkpoints = cheap / "recommender" / ".work" / "network-1" / "checkpoints"
-    while not list(checkpoints.glob("checkpoint-*/complete.json")):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.05)
+    until(lambda: list(checkpoints.glob("checkpoint-*/complete.json")), process)
     (stage,) = [p for p in psutil.Process(process.pid).children() if "train_recommender" in " ".join(p.cmdline())]
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -238,13 +182,10 @@ def test_a_pipeline_that_is_killed_goes_on_with_the_same_command(cheap, tmp_path
 @pytest.mark.long
 def test_it_passes_on_that_time_is_nearly_up(cheap, tmp_path):
     file = tmp_path / "long.toml"
-    file.write_text(SHORT.replace("epochs = 2", "epochs = 400\nsave_every = 4\neval_every = 4"))
+    file.write_text(QUICK.replace("epochs = 2", "epochs = 400\nsave_every = 4\neval_every = 4"))
     process = start("--config", file, "--output", cheap, *CHEAP, "--overwrite")
-    deadline = time.monotonic() + 300
     checkpoints = cheap / "recommender" / ".work" / "network-1" / "checkpoints"
-    while not list(checkpoints.glob("checkpoint-*/complete.json")):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.05)
+    until(lambda: list(checkpoints.glob("checkpoint-*/complete.json")), process)
     process.send_signal(signal.SIGUSR1)
     said = finish(process, code=75)
     assert "recommender was stopped before the time limit; this goes on from here: python jobs/pipeline.py" in said

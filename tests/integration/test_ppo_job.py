@@ -1,19 +1,15 @@
 """PPO through its front doors: real rollout actors and Ray Train workers under DeepSpeed, killed on the way."""
 
 import json
-import os
-import subprocess
-import sys
-import time
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from ecr_ray.policy.ppo import checkpoints, worker
-from tests.conftest import ROOT
+from tests.integration.jobs import finish, job, processes, until
 
 pytestmark = pytest.mark.slow
+# As many as the pipeline's of tests/integration/conftest.py.
 STEPS = 6
 COMMON = [
     "--steps", STEPS, "--limit", 120, "--batch", 16, "--minibatch", 8, "--micro-batch", 4, "--epochs", 1,
@@ -23,29 +19,12 @@ COMMON = [
 CHECKED = ["--reward", "ecr_ray.policy.ppo.verifiable:asks"]
 
 
-def ppo(*arguments, submit=False):
-    ray = [os.path.join(os.path.dirname(sys.executable), "ray"), "job", "submit", "--"] if submit else []
-    words = [*ray, sys.executable, "jobs/ppo.py", *map(str, [*COMMON, *arguments])]
-    return subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-def finish(process, code=0):
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-5000:]}"
-    return out
+def ppo(*arguments):
+    return job("ppo", *COMMON, *arguments)
 
 
 def curve(directory):
     return {row["step"]: row for row in pq.read_table(directory / "curve.parquet").to_pylist()}
-
-
-def wait_for(process, happened):
-    deadline = time.monotonic() + 300
-    while not happened():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.05)
 
 
 def steps_done(work):
@@ -55,20 +34,14 @@ def steps_done(work):
 
 def kill(name):
     """SIGKILL to one of Ray's processes of this name."""
-    found = [p for p in psutil.process_iter(["cmdline"]) if name in " ".join(p.info["cmdline"] or [])]
+    found = processes(name)
     assert found, f"no process {name}"
     found[-1].kill()
 
 
-@pytest.fixture(scope="module")
-def against_the_critic(cluster, tmp_path_factory):
-    """One worker, `sync`, by `ray job submit`."""
-    out = tmp_path_factory.mktemp("ppo") / "critic"
-    return out, finish(ppo("--output", out, submit=True))
-
-
-def test_a_run_says_what_it_did(against_the_critic):
-    out, printed = against_the_critic
+def test_a_run_says_what_it_did(pipeline):
+    out = pipeline.out / "ppo"
+    printed = (pipeline.out / "logs" / "ppo.log").read_text()
     rows = curve(out)
     assert sorted(rows) == list(range(1, STEPS + 1))
     assert all(abs(row["first_ratio"] - 1) < 1e-3 for row in rows.values())
@@ -83,39 +56,54 @@ def test_a_run_says_what_it_did(against_the_critic):
     page = (out / "summary.html").read_text()
     assert page.count("<svg") == 8 and "<script" not in page
     assert not (out / ".work").exists()
-    assert "already complete" in finish(ppo("--output", out))
 
 
-def test_the_adapter_is_pefts_and_of_the_base(against_the_critic):
-    config = json.loads((against_the_critic[0] / "model" / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "ecr-tiny-chat" and config["r"] == 16
+def test_the_adapter_is_pefts_and_of_the_base(pipeline):
+    config = json.loads((pipeline.out / "ppo" / "model" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(pipeline.out / "sft" / "model") and config["r"] == 16
 
 
 @pytest.mark.long
-def test_two_workers_under_zero_3_with_rollout_actor_and_learner_killed_give_the_same_run(against_the_critic, tmp_path):
+def test_two_workers_under_zero_3_with_rollout_actor_and_learner_killed_give_the_same_run(cluster, tmp_path):
+    undisturbed = tmp_path / "one"
+    finish(ppo("--output", undisturbed))
+    assert "already complete" in finish(ppo("--output", undisturbed))
     out, work = tmp_path / "two", tmp_path / "two" / ".work"
     process = ppo("--output", out, "--workers", 2, "--zero-stage", 3)
-    wait_for(process, lambda: steps_done(work) >= 1)
+    until(lambda: steps_done(work) >= 1, process)
     kill("ray::RolloutActor")
-    wait_for(process, lambda: checkpoints.steps(work))
+    until(lambda: checkpoints.steps(work), process)
     kill("RayTrainWorker")
     finish(process)
-    one, two = curve(against_the_critic[0]), curve(out)
+    one, two = curve(undisturbed), curve(out)
     assert sorted(two) == sorted(one)
     for step in one:
         for name in ("opinion", "kl", "tokens", "value_loss"):
             assert two[step][name] == pytest.approx(one[step][name], abs=0.02, rel=0.02), (step, name)
 
 
+ASYNC = ["--engine", "vllm", "--mode", "one_step_async", "--zero-stage", 0, *CHECKED]
+
+
+def test_vllm_in_one_step_async_weighs_what_is_a_step_old(cluster, tmp_path):
+    finish(ppo("--output", tmp_path / "async", *ASYNC))
+    check_async(tmp_path / "async")
+
+
+@pytest.mark.long
 def test_vllm_in_one_step_async_goes_on_after_the_driver_is_killed(cluster, tmp_path):
     out, work = tmp_path / "async", tmp_path / "async" / ".work"
-    how = ["--output", out, "--engine", "vllm", "--mode", "one_step_async", "--zero-stage", 0, *CHECKED]
+    how = ["--output", out, *ASYNC]
     process = ppo(*how)
-    wait_for(process, lambda: checkpoints.steps(work))
+    until(lambda: checkpoints.steps(work), process)
     process.kill()
     process.wait()
     process.communicate()
     finish(ppo(*how))
+    check_async(out)
+
+
+def check_async(out):
     rows = curve(out)
     assert sorted(rows) == list(range(1, STEPS + 1))
     # From the third step on the answers are of the policy before the last update, and weighed.

@@ -1,43 +1,16 @@
 """The recommender through its front door: trained on real Ray Train workers, one of them killed, and asked."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from ecr_ray.recommender import predict
-from tests.conftest import ROOT
+from tests.integration.jobs import finish, job, processes, until
 
 pytestmark = pytest.mark.slow
-# Else as it comes: the README's first command.
-COMMON = ["--log-every", 1, "--bootstrap", 50]
-
-
-def job(*arguments, submit=False):
-    ray = [os.path.join(os.path.dirname(sys.executable), "ray"), "job", "submit", "--"] if submit else []
-    words = [*ray, sys.executable, "jobs/train_recommender.py", *map(str, arguments)]
-    return subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-def finish(process, code=0):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-5000:]}"
-    return out if code == 0 else out + err
-
-
-@pytest.fixture(scope="module")
-def undisturbed(cluster, tmp_path_factory):
-    out = tmp_path_factory.mktemp("recommender") / "whole"
-    return out, finish(job("--output", out, *COMMON, "--members", 2, "--ablate", "graph", submit=True))
 
 
 def curve(directory):
@@ -45,8 +18,9 @@ def curve(directory):
     return [(row["step"], row["loss"]) for row in rows if row["network"] == "network 1"]
 
 
-def test_it_learns_and_says_how_well(undisturbed):
-    out, printed = undisturbed
+def test_it_learns_and_says_how_well(pipeline):
+    out = pipeline.out / "recommender"
+    printed = (pipeline.out / "logs" / "recommender.log").read_text()
     losses = [loss for _, loss in curve(out)]
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
     run = json.loads((out / "run.json").read_text())
@@ -70,22 +44,19 @@ def test_it_learns_and_says_how_well(undisturbed):
 
 
 @pytest.mark.long
-def test_two_workers_one_of_them_killed_give_the_same_run(undisturbed, tmp_path):
-    out = tmp_path / "two"
-    process = job("--output", out, *COMMON, "--workers", 2, "--zero-stage", 1)
-    deadline = time.monotonic() + 200
-    while not list((out / ".work" / "network-1" / "checkpoints").glob("checkpoint-*/complete.json")):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
-    workers = [p for p in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])]
-    workers[0].send_signal(signal.SIGKILL)
+def test_two_workers_one_of_them_killed_give_the_same_run(cluster, tmp_path):
+    one, two, common = tmp_path / "one", tmp_path / "two", ["--log-every", 1, "--bootstrap", 50]
+    finish(job("train_recommender", "--output", one, *common))
+    process = job("train_recommender", "--output", two, *common, "--workers", 2, "--zero-stage", 1)
+    until(lambda: list((two / ".work" / "network-1" / "checkpoints").glob("checkpoint-*/complete.json")), process)
+    processes("RayTrainWorker")[0].send_signal(signal.SIGKILL)
     finish(process)
-    (steps, losses), (again, found) = (zip(*curve(place), strict=True) for place in (undisturbed[0], out))
+    (steps, losses), (again, found) = (zip(*curve(place), strict=True) for place in (one, two))
     assert steps == again and found == pytest.approx(losses, rel=2e-3)
 
 
-def test_it_recommends_with_reasons(undisturbed):
-    recommender = predict.Recommender(undisturbed[0] / "model")
+def test_it_recommends_with_reasons(pipeline):
+    recommender = predict.Recommender(pipeline.out / "recommender" / "model")
     asked = [{"role": "seeker", "text": "I loved John Wick (2014), Keanu Reeves is great. Something like it?"}]
     found = recommender.recommend(asked, 10)
     assert len(found.films) == 10 and len({film.item_id for film in found.films}) == 10
@@ -111,4 +82,4 @@ def test_it_recommends_with_reasons(undisturbed):
     ],
 )
 def test_it_says_what_is_wrong(words, said, tmp_path):
-    assert said in finish(job(*words, "--output", tmp_path / "out"), code=1)
+    assert said in finish(job("train_recommender", *words, "--output", tmp_path / "out"), code=1)

@@ -4,37 +4,22 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from ecr_ray.data import reading
-from tests.conftest import ROOT, turn
+from tests.conftest import turn
 from tests.data.test_redial import DIALOGUE
+from tests.integration.jobs import finish, job, processes, until
 
 pytestmark = pytest.mark.slow
 
 
-def score(*arguments):
-    return subprocess.Popen(
-        [sys.executable, "jobs/score.py", *map(str, arguments)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process, code):
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-5000:]}"
-    return out, err
+def score(*arguments, submit=False):
+    return job("score", *arguments, submit=submit)
 
 
 def table(directory, name="scores"):
@@ -47,33 +32,8 @@ def table(directory, name="scores"):
 @pytest.fixture(scope="module")
 def submitted(cluster, tmp_path_factory):
     out = tmp_path_factory.mktemp("submitted") / "score"
-    done = subprocess.run(
-        [
-            os.path.join(os.path.dirname(sys.executable), "ray"),
-            "job",
-            "submit",
-            "--",
-            sys.executable,
-            "jobs/score.py",
-            "--output",
-            out,
-            "--judges",
-            "tiny-a",
-            "tiny-b",
-            "--limit",
-            "120",
-            "--bootstrap",
-            "50",
-            "--side-by-side",
-            "yes",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-3000:]
-    return out, done.stdout
+    words = ["--judges", "tiny-a", "tiny-b", "--limit", 120, "--bootstrap", 50, "--side-by-side", "yes"]
+    return out, finish(score("--output", out, *words, submit=True))
 
 
 def test_every_turn_has_a_score_from_every_judge(submitted):
@@ -137,14 +97,14 @@ def test_the_run_record_and_the_page_say_that_the_judges_are_untrained(submitted
 def test_the_same_command_again_finds_the_result_and_another_is_refused(submitted):
     out, _ = submitted
     same = ["--output", out, "--judges", "tiny-a", "tiny-b", "--limit", "120", "--bootstrap", "50"]
-    printed, _ = finish(score(*same), 0)
+    printed = finish(score(*same), 0)
     assert "already complete" in printed
-    _, error = finish(score("--output", out, "--limit", "5"), 1)
+    error = finish(score("--output", out, "--limit", "5"), 1)
     assert "holds a finished run of score with other settings" in error
 
 
 def test_a_judge_that_does_not_fit_is_refused_before_anything_loads(cluster, tmp_path):
-    _, error = finish(score("--profile", "node", "--output", tmp_path / "x"), 1)
+    error = finish(score("--profile", "node", "--output", tmp_path / "x"), 1)
     assert "judge llama-2-7b-chat does not fit: it needs 1 GPU and the cluster has none" in error
     assert not (tmp_path / "x").exists()
 
@@ -183,14 +143,41 @@ def dirty(tmp_path_factory):
     return file
 
 
+def wait_for(condition, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.2)
+
+
 @pytest.fixture(scope="module")
-def undisturbed(cluster, dirty, tmp_path_factory):
-    out = tmp_path_factory.mktemp("undisturbed") / "score"
-    return out, *finish(score("--input", dirty, "--output", out, "--batch-size", "32"), 3)
+def survived(cluster, dirty, tmp_path_factory):
+    """Its driver killed, started again, and then its engine killed."""
+    out = tmp_path_factory.mktemp("survived") / "score"
+    command = ("--input", dirty, "--output", out, "--batch-size", "32", "--concurrent-batches", "2")
+
+    def parts():
+        return len(list((out / ".work" / "ecr-tiny-judge").glob("ok-*"))) if out.exists() else 0
+
+    first = score(*command)
+    until(lambda: parts() >= 2, first)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    at_kill = parts()
+    assert 0 < at_kill < 1000 / 32
+    wait_for(lambda: not processes("VLLM::"), 60, "the dead driver's engine to end")
+
+    second = score(*command)
+    until(lambda: processes("VLLM::EngineCore"), second)
+    until(lambda: parts() > at_kill, second)
+    (actor,) = processes("ray::MapWorker(MapBatches(vLLMEngineStageUDF")
+    actor.kill()
+    return out, finish(second, 3)
 
 
-def test_good_rows_are_scored_and_broken_ones_named(undisturbed, dirty):
-    out, printed, _ = undisturbed
+def test_good_rows_are_scored_once_and_broken_ones_named(survived, dirty):
+    out, printed = survived
+    assert f"going on with the unfinished run in {out}" in printed
     assert sorted(table(out)["turn_id"].to_pylist()) == sorted(turn(n)["turn_id"] for n in range(1000))
     refused = [json.loads(line) for line in (out / "quarantine.jsonl").read_text().splitlines()]
     assert len(refused) == 200
@@ -204,8 +191,8 @@ def test_good_rows_are_scored_and_broken_ones_named(undisturbed, dirty):
     assert sum(run["failures"].values()) == 200
 
 
-def test_the_default_judge_is_trained_and_every_output_says_on_what(undisturbed):
-    out, printed, _ = undisturbed
+def test_the_default_judge_is_trained_and_every_output_says_on_what(survived):
+    out, printed = survived
     (judge,) = json.loads((out / "run.json").read_text())["judges"]
     assert (judge["name"], judge["untrained"]) == ("ecr-tiny-judge", False) and "noise" not in printed
     assert judge["learnt_from"]["empathy"].startswith("proxy: satisfaction")
@@ -214,45 +201,18 @@ def test_the_default_judge_is_trained_and_every_output_says_on_what(undisturbed)
     assert "ecr-tiny-judge is a small model" in page and "is untrained" not in page
 
 
-def ray_children(pattern):
-    return [p for p in psutil.process_iter(["cmdline"]) if re.search(pattern, " ".join(p.info["cmdline"] or []))]
-
-
-def wait_for(condition, seconds, what):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
-        time.sleep(0.2)
-
-
-def test_killed_driver_and_engine_leave_the_same_table_and_no_process(undisturbed, dirty, tmp_path):
-    out = tmp_path / "score"
-    command = ("--input", dirty, "--output", out, "--batch-size", "32", "--concurrent-batches", "2")
-
-    def parts():
-        return len(list((out / ".work" / "ecr-tiny-judge").glob("ok-*"))) if out.exists() else 0
-
-    first = score(*command)
-    wait_for(lambda: parts() >= 2, 180, "the first parts")
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
-    at_kill = parts()
-    assert 0 < at_kill < 1000 / 32
-    wait_for(lambda: not ray_children("VLLM::"), 60, "the dead driver's engine to end")
-
-    second = score(*command)
-    wait_for(lambda: ray_children("VLLM::EngineCore"), 120, "the second engine")
-    wait_for(lambda: parts() > at_kill, 180, "further parts")
-    (actor,) = ray_children(r"ray::MapWorker\(MapBatches\(vLLMEngineStageUDF")
-    actor.kill()
-    printed, _ = finish(second, 3)
-    assert f"going on with the unfinished run in {out}" in printed
-
-    killed, whole = table(out), table(undisturbed[0])
+@pytest.mark.long
+def test_killed_driver_and_engine_leave_the_same_table(survived, dirty, tmp_path):
+    out = tmp_path / "undisturbed"
+    finish(score("--input", dirty, "--output", out, "--batch-size", "32"), 3)
+    killed, whole = table(survived[0]), table(out)
     assert killed["turn_id"].equals(whole["turn_id"])
     for column in ("empathy", "overall", "confidence"):
         assert np.allclose(killed[column], whole[column], atol=1e-4)
-    wait_for(lambda: not ray_children("VLLM::"), 60, "the engines to end")
+
+
+def test_no_engine_is_left(survived):
+    wait_for(lambda: not processes("VLLM::"), 60, "the engines to end")
 
 
 # -- failed rows ----------------------------------------------------------------------------------------------------
@@ -264,7 +224,7 @@ def test_failures_are_written_apart_counted_and_fail_the_job(cluster, tmp_path):
     file = tmp_path / "turns.jsonl"
     file.write_text("\n".join(map(json.dumps, lines)))
     out = tmp_path / "score"
-    _, error = finish(score("--input", file, "--output", out, "--max-model-len", "400"), 4)
+    error = finish(score("--input", file, "--output", out, "--max-model-len", "400"), 4)
     assert "1 of 40 judgments of ecr-tiny-judge failed (2.5%; allowed 1.0%), most often prompt_too_long" in error
     (failed,) = table(out, "failures").to_pylist()
     assert failed["turn_id"] == lines[7]["turn_id"] and failed["overall"] is None and "tokens" in failed["reason"]
@@ -273,7 +233,7 @@ def test_failures_are_written_apart_counted_and_fail_the_job(cluster, tmp_path):
     assert json.loads((out / "run.failed.json").read_text())["failures"] == {"ecr-tiny-judge: prompt_too_long": 1}
 
     # Accepting the failure goes on with that one row alone, and completes the artifact.
-    printed, _ = finish(
+    printed = finish(
         score("--input", file, "--output", out, "--max-model-len", 400, "--max-failure-rate", 0.05, "--retries", 0), 3
     )
     assert "going on with the unfinished run" in printed
@@ -282,13 +242,13 @@ def test_failures_are_written_apart_counted_and_fail_the_job(cluster, tmp_path):
 
 
 def test_the_input_is_checked_before_a_cluster_is_asked(tmp_path):
-    _, error = finish(score("--input", tmp_path / "nothing.jsonl", "--output", tmp_path / "x"), 1)
-    assert error.strip() == f"error: there is no file or directory '{tmp_path / 'nothing.jsonl'}'"
+    error = finish(score("--input", tmp_path / "nothing.jsonl", "--output", tmp_path / "x"), 1)
+    assert error.strip().splitlines()[-1] == f"error: there is no file or directory '{tmp_path / 'nothing.jsonl'}'"
 
 
 def test_a_directory_of_somebody_else_is_left_alone(cluster, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    _, error = finish(score("--output", tmp_path), 1)
+    error = finish(score("--output", tmp_path), 1)
     assert "is not an artifact of this stage" in error
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 

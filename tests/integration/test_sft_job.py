@@ -5,17 +5,15 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from ecr_ray.models import tiny
 from ecr_ray.policy import sft_worker
-from tests.conftest import ROOT
+from tests.integration.jobs import finish, job, processes, until
 
 pytestmark = pytest.mark.slow
 STEPS = 8
@@ -23,17 +21,7 @@ COMMON = ["--max-steps", STEPS, "--eval-every", 4, "--save-every", 4, "--log-eve
 
 
 def sft(*arguments, submit=False):
-    ray = [os.path.join(os.path.dirname(sys.executable), "ray"), "job", "submit", "--"] if submit else []
-    words = [*ray, sys.executable, "jobs/sft.py", *map(str, [*COMMON, *arguments])]
-    return subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-
-
-def finish(process, code=0):
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-5000:]}"
-    return out
+    return job("sft", *COMMON, *arguments, submit=submit)
 
 
 def curve(directory, split="train"):
@@ -43,10 +31,22 @@ def curve(directory, split="train"):
 
 @pytest.fixture(scope="module")
 def full(cluster, tmp_path_factory):
-    """All weights, one worker, ZeRO-1, by `ray job submit`."""
+    """All weights, two workers, one of them killed, ZeRO-2, by `ray job submit`."""
     out = tmp_path_factory.mktemp("sft") / "full"
-    printed = finish(sft("--output", out, submit=True))
-    return out, printed
+    process = sft("--output", out, "--workers", 2, "--zero-stage", 2, submit=True)
+    until(lambda: sft_worker.latest_checkpoint(out / ".work"), process)
+    victims = processes("RayTrainWorker")
+    assert len(victims) == 2
+    victims[1].kill()
+    return out, finish(process)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, tmp_path_factory):
+    """The same on one worker, ZeRO-1."""
+    out = tmp_path_factory.mktemp("sft") / "undisturbed"
+    finish(sft("--output", out))
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -90,48 +90,32 @@ def test_the_weights_are_safetensors_that_transformers_loads_as_they_are(full):
     assert not tiny.is_untrained(str(out / "model"))
 
 
-def test_two_workers_one_of_them_killed_give_the_same_curve(full, tmp_path):
-    out, work = tmp_path / "two", tmp_path / "two" / ".work"
-    process = sft("--output", out, "--workers", 2, "--zero-stage", 2)
-    deadline = time.monotonic() + 300
-    while sft_worker.latest_checkpoint(work) is None:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
-    victims = [
-        p for p in psutil.process_iter(["name", "cmdline"]) if "RayTrainWorker" in " ".join(p.info["cmdline"] or [])
-    ]
-    assert len(victims) == 2
-    victims[1].kill()
-    finish(process)
-    one, two = curve(full[0]), curve(out)
+@pytest.mark.long
+def test_two_workers_one_of_them_killed_give_the_same_curve(full, undisturbed):
+    one, two = curve(undisturbed), curve(full[0])
     assert sorted(two) == sorted(one)
     assert np.allclose([two[n] for n in sorted(one)], [one[n] for n in sorted(one)], rtol=0, atol=5e-3)
-    assert np.allclose(list(curve(out, "valid").values()), list(curve(full[0], "valid").values()), rtol=0, atol=5e-3)
+    looks = [list(curve(place, "valid").values()) for place in (undisturbed, full[0])]
+    assert np.allclose(*looks, rtol=0, atol=5e-3)
 
 
 @pytest.mark.long
-def test_a_killed_driver_goes_on_from_its_checkpoint(full, tmp_path):
+def test_a_killed_driver_goes_on_from_its_checkpoint(undisturbed, tmp_path):
     out, work = tmp_path / "again", tmp_path / "again" / ".work"
     process = sft("--output", out)
-    deadline = time.monotonic() + 300
-    while sft_worker.latest_checkpoint(work) is None:
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.1)
+    until(lambda: sft_worker.latest_checkpoint(work), process)
     process.kill()
-    process.wait()
     process.communicate()
-    refused = sft("--output", out, "--seed", 1)
-    assert "unfinished run with other settings" in refused.communicate()[1] and refused.returncode == 1
+    assert "unfinished run with other settings" in finish(sft("--output", out, "--seed", 1), 1)
     finish(sft("--output", out))
-    one, again = curve(full[0]), curve(out)
+    one, again = curve(undisturbed), curve(out)
     assert np.allclose([again[n] for n in sorted(one)], [one[n] for n in sorted(one)], rtol=0, atol=1e-3)
     assert "already complete" in finish(sft("--output", out))
 
 
 def test_a_finished_run_is_not_overwritten_by_another(full):
-    process = sft("--output", full[0], "--seed", 7)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 1 and "holds a finished run of sft with other settings" in err
+    said = finish(sft("--output", full[0], "--workers", 2, "--seed", 7), 1)
+    assert "holds a finished run of sft with other settings" in said
 
 
 def test_the_adapter_is_of_its_base_and_peft_loads_it(lora):
@@ -175,8 +159,6 @@ print("ANSWERS " + json.dumps(answers))
 
 
 def test_going_on_from_an_adapter_of_another_base_is_refused(lora, tmp_path):
-    process = sft("--method", "lora", "--adapter", lora / "model", "--base", "tiny:1", "--output", tmp_path / "x")
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "was made for the base model ecr-tiny-chat, not for tiny:1" in err
+    words = ["--method", "lora", "--adapter", lora / "model", "--base", "tiny:1", "--output", tmp_path / "x"]
+    assert "was made for the base model ecr-tiny-chat, not for tiny:1" in finish(sft(*words), 1)
     assert not Path(tmp_path / "x").exists()

@@ -1,75 +1,18 @@
-"""A real Prometheus over the shared Ray cluster, started as a user starts it; the boards' queries put to it."""
+"""A real Prometheus over the session's Ray cluster; the boards' queries put to it after real runs of the stages.
+
+The serving board is in serving/test_board.py.
+"""
 
 import json
-import math
-import shutil
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.parse
-import urllib.request
 
 import pytest
 
-from ecr_ray.cluster import boards, metrics
+from ecr_ray.cluster import boards
 from tests.conftest import ROOT, write_turns
 
 pytestmark = pytest.mark.slow
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
-class Prometheus:
-    def __init__(self, port):
-        self.base = f"http://127.0.0.1:{port}/api/v1"
-        self.started = time.time()
-
-    def get(self, path, **arguments):
-        url = f"{self.base}/{path}?{urllib.parse.urlencode(arguments)}"
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            return json.load(answer)["data"]
-
-    def series(self, query):
-        """Every series of a board's query from the start on, without values that are no numbers."""
-        query = query.replace("$session", ".*").replace("$__rate_interval", "30s")
-        data = self.get("query_range", query=query, start=self.started, end=time.time(), step=1)
-        found = [(s["metric"], [float(v) for _, v in s["values"]]) for s in data["result"]]
-        return [(labels, values) for labels, values in found if any(map(math.isfinite, values))]
-
-
-@pytest.fixture(scope="module")
-def prometheus(cluster, tmp_path_factory):
-    if not shutil.which("prometheus"):
-        pytest.skip("needs prometheus (Debian: apt-get install prometheus)")
-    port = free_port()
-    directory = tmp_path_factory.mktemp("watch")
-    command = [sys.executable, "-m", "ecr_ray.cluster.watch", "--directory", directory, "--interval-s", "1"]
-    process = subprocess.Popen(
-        [*map(str, command), "--prometheus-port", str(port)],
-        cwd=ROOT,
-        # A test run in the background has Ctrl-C ignored, and would hand that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    found = Prometheus(port)
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            if any(target["health"] == "up" for target in found.get("targets")["activeTargets"]):
-                break
-        except OSError:
-            assert process.poll() is None, (directory / "prometheus.log").read_text()
-        assert time.monotonic() < deadline, "Prometheus does not reach Ray's metrics"
-        time.sleep(0.2)
-    yield found
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
-    with pytest.raises(OSError):
-        found.get("targets")
 
 
 @pytest.fixture(scope="module")
@@ -85,41 +28,13 @@ def scored(prometheus, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def later_stages(prometheus):
-    """What the stages that are still to be written will export, by the functions that they will use; and a real
-    Serve deployment, whose own metrics the serving board shows."""
-    from ray import serve
-
-    @serve.deployment
-    def hello():
-        return "hello"
-
-    serve.run(hello.bind(), route_prefix="/hello")
-    later = [m for m in metrics.METRICS.values() if m.name.split("_")[1] in ("train", "ppo", "serve")]
-    made = [(m, metrics.instrument(m.name, **dict.fromkeys(m.tags, "x"))) for m in later]
-    deadline = time.monotonic() + 120
-    last = next(m for m in reversed(later) if m.kind == "counter").exported
-    # Ray hands its values on every few seconds, and a rate needs two of them.
-    while not prometheus.series(f"rate({last}[10s]) > 0") and time.monotonic() < deadline:
-        for metric, instrument in made:
-            getattr(instrument, {"counter": "inc", "gauge": "set", "histogram": "observe"}[metric.kind])(0.5)
-        time.sleep(1)
-    yield
-    serve.shutdown()
-
-
-def check(prometheus, board):
-    for panel in board.panels:
-        for query, legend in panel.queries:
-            found = prometheus.series(query)
-            # Without a GPU there is nothing to see, but the query must be one.
-            assert found or panel.gpu, f"{panel.title}: nothing for {query}"
-            for label in [part.split("}}")[0] for part in legend.split("{{")[1:]]:
-                assert all(label in labels for labels, _ in found), (panel.title, label)
+def trained(prometheus, request):
+    """The session's pipeline, which has to run while Prometheus watches: nobody has asked for it before."""
+    return request.getfixturevalue("pipeline").out
 
 
 def test_the_scoring_board_shows_a_scoring_run(prometheus, scored):
-    check(prometheus, boards.SCORING)
+    assert prometheus.missing(boards.SCORING) == []
     rows = json.loads((scored / "run.json").read_text())["rows"]
     counted = prometheus.series(boards.of("ecr_score_rows", judge="ecr-tiny-judge", outcome="ok"))
     assert max(max(values) for _, values in counted) == rows["turns"]
@@ -129,6 +44,18 @@ def test_the_scoring_board_shows_a_scoring_run(prometheus, scored):
     assert max(max(values) for _, values in read) == rows["turns"]
 
 
-@pytest.mark.parametrize("board", boards.BOARDS[1:], ids=lambda board: board.name)
-def test_the_boards_of_later_stages(prometheus, later_stages, board):
-    check(prometheus, board)
+def test_the_training_board_shows_every_stage_that_trains(prometheus, trained):
+    assert prometheus.missing(boards.TRAINING) == []
+    steps = {
+        labels["stage"]: max(values)
+        for labels, values in prometheus.series(f"sum by (stage) ({boards.of('ecr_train_steps')})")
+    }
+    # Three networks of the recommender; the last values of a process that ends at once may not arrive.
+    assert set(steps) == {"critic", "sft", "ppo", "recommender"}, steps
+    assert steps["ppo"] <= 6 and steps["sft"] <= 2
+
+
+def test_the_ppo_board_shows_a_policy_that_learns(prometheus, trained):
+    assert prometheus.missing(boards.PPO) == []
+    told = prometheus.series(boards.latest("ecr_ppo_first_ratio"))
+    assert told[0][1][-1] == pytest.approx(1, abs=1e-3)

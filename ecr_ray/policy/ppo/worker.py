@@ -25,6 +25,7 @@ from ecr_ray.policy.ppo import checkpoints, group, networks, rewards
 from ecr_ray.policy.ppo.group import Group
 from ecr_ray.policy.ppo.learner import Learner
 from ecr_ray.policy.ppo.loop import Asked, Hooks, Loop
+from ecr_ray.policy.ppo.meter import Meter
 from ecr_ray.policy.ppo.networks import LoraShape
 from ecr_ray.policy.ppo.questions import Question
 from ecr_ray.policy.ppo.rewards import MISSING_FILM, NO_END, REPETITION, UNKNOWN_TITLE, Rewarded, Rewarder
@@ -194,15 +195,16 @@ class Writer:
         self._job, self._learner, self._progress, self._report = job, learner, progress, report
         self._began = time.time()
         # Metrics are Ray's.
-        self._exports = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+        on_ray = "ray" in sys.modules and sys.modules["ray"].is_initialized()
+        self._meter = Meter(job.settings.batch) if on_ray else None
 
     def entry(self, entry: dict[str, Any]) -> None:
         """A line of the curve."""
         line = {"at": time.time(), "elapsed": time.time() - self._began, **entry}
         with (self._job.work / CURVE).open("a") as file:
             file.write(json.dumps(line) + "\n")
-        if self._exports:
-            export(entry)
+        if self._meter:
+            self._meter.stepped(entry)
 
     def held_out(
         self, step: int, asked: list[Question], texts: list[str], rewarded: Rewarded, kl_B: np.ndarray
@@ -222,10 +224,8 @@ class Writer:
 
     def rejected(self, count: int) -> None:
         """Samples that were too old."""
-        if self._exports:
-            from ecr_ray.cluster.metrics import instrument
-
-            instrument("ecr_ppo_rejected_samples", reason="stale").inc(count)
+        if self._meter:
+            self._meter.rejected(count)
 
     def save(self) -> None:
         """A checkpoint."""
@@ -233,10 +233,8 @@ class Writer:
         if self._learner.group.rank == 0:
             job = self._job
             checkpoints.save(job.work, self._progress, state, job.base, job.lora, job.tokenizer)
-            if self._exports:
-                from ecr_ray.cluster.metrics import instrument
-
-                instrument("ecr_train_checkpoints", stage="ppo").inc()
+            if self._meter:
+                self._meter.saved()
 
     def best(self) -> None:
         """The policy as it is, as the best so far."""
@@ -248,34 +246,6 @@ class Writer:
             policy = networks.policy_weights(weights)
             checkpoints.save_policy(staging, policy, job.base, job.lora, job.tokenizer)
             checkpoints.replace(target, staging)
-
-
-# Metric of cluster/metrics.py → key of a step's entry.
-_GAUGES = {
-    "ecr_ppo_kl": "kl_per_token",
-    "ecr_ppo_first_ratio": "first_ratio",
-    "ecr_ppo_clip_fraction": "clip_fraction",
-    "ecr_ppo_explained_variance": "explained_variance",
-    "ecr_ppo_entropy": "entropy",
-    "ecr_ppo_response_tokens": "tokens",
-    "ecr_ppo_truncated_share": NO_END,
-}
-
-
-def export(entry: Mapping[str, float]) -> None:
-    """A step's figures as Ray's metrics."""
-    from ecr_ray.cluster.metrics import instrument
-
-    for metric, key in _GAUGES.items():
-        instrument(metric).set(entry[key])
-    instrument("ecr_ppo_reward", aspect="total").set(entry["reward"])
-    instrument("ecr_ppo_reward", aspect="opinion").set(entry["opinion"])
-    instrument("ecr_ppo_updates").inc()
-    instrument("ecr_ppo_rollout_tokens").inc(entry["all_tokens"])
-    instrument("ecr_ppo_sync_seconds").observe(entry["seconds_sync"])
-    instrument("ecr_train_learning_rate", stage="ppo").set(entry["learning_rate"])
-    instrument("ecr_train_gradient_norm", stage="ppo").set(entry["gradient_norm"])
-    instrument("ecr_train_steps", stage="ppo").inc()
 
 
 def write_questions(path: Path, asked: list[Question]) -> None:

@@ -56,6 +56,7 @@ def test_one_node_with_gpus_and_code_0(bench):
     bench.assert_clean()
 
 
+@pytest.mark.long
 def test_a_heterogeneous_job(bench):
     second = [":", "--nodes=1", "--cpus-per-task=1", "--ntasks-per-node=1", "--mem=2000"]
     options = ["--cpus-per-task=2", "--gpus-per-node=0", *second]

@@ -190,6 +190,7 @@ def seconds(clock):
     return int(hours) * 3600 + int(minutes) * 60 + int(rest)
 
 
+@pytest.mark.long
 def test_an_endpoint_in_an_allocation_answers_and_leaves_nothing(bench):
     # Relative, as one types it; the replicas' working directory is another.
     words = ["--open", "--output", "serve", "--port", "8123"]
