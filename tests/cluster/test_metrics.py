@@ -37,3 +37,11 @@ def test_the_table_names_every_metric_once():
     lines = metrics.table().splitlines()[2:]
     assert len(lines) == len(metrics.METRICS)
     assert lines[0].startswith("| `ray_ecr_prepare_rows_total` | counter | `kind` |")
+
+
+def test_every_metric_is_made_by_some_stage():
+    code = [path.read_text() for path in (ROOT / "ecr_ray").rglob("*.py") if path.name != "boards.py"]
+    made = {
+        name for name in metrics.METRICS if any(re.search(rf'instrument\("{name}"|"{name}":', text) for text in code)
+    }
+    assert made == set(metrics.METRICS)

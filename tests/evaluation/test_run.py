@@ -12,7 +12,8 @@ from ecr_ray.evaluation import run
     [
         ({"baseline": "nobody"}, "--baseline nobody is none of --systems: human, sft, best-of-8, ppo"),
         ({"baseline": "best-of-8"}, "one whose answers nobody chooses"),
-        ({"systems": ("sft=nowhere",)}, "cannot load the tokenizer of .*nowhere"),
+        # No name of a hub either, which would be looked for there.
+        ({"systems": ("sft=no/such/model",)}, "cannot load the tokenizer of .*no/such/model"),
         ({"critic": "none"}, "best-of-N needs a --critic"),
         ({"critic": "nowhere"}, "there is no critic 'nowhere'"),
         ({"emotions": "nowhere"}, "there is no classifier 'nowhere'"),
