@@ -117,6 +117,9 @@ def run_config(storage: Path, name: str, max_failures: int, callbacks: list[Any]
     """A run that survives so many deaths of workers, and ends when there are more."""
     from ray.train import FailureConfig, RunConfig
 
+    # How often Ray's controller looks after its workers; by itself every two seconds, which a short run waits for at
+    # its start, at its end and at every report.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     return RunConfig(
         name=name,
         storage_path=str(storage),

@@ -23,6 +23,8 @@ SHORT = """
 [annotate]
 labelled = "replace"
 [score]
+judges = ["ecr-tiny-judge", "tiny-b"]
+side_by_side = "yes"
 bootstrap = 50
 [critic]
 max_steps = 2
@@ -49,8 +51,6 @@ max_prompt = 96
 max_new_tokens = 16
 learning_rate = 1e-3
 [recommender]
-members = 2
-ablate = ["graph"]
 log_every = 1
 bootstrap = 50
 [evaluate]

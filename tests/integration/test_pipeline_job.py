@@ -13,7 +13,7 @@ from tests.integration.jobs import finish, job, until
 
 pytestmark = pytest.mark.slow
 CHEAP = ["--only", "prepare", "annotate", "recommender"]
-QUICK = SHORT.replace('members = 2\nablate = ["graph"]\nlog_every = 1\n', "epochs = 2\n")
+QUICK = SHORT.replace("log_every = 1\n", "epochs = 2\n")
 ALL = ["prepare", "annotate", "score", "critic", "sft", "ppo", "recommender", "evaluate"]
 
 

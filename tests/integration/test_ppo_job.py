@@ -111,6 +111,7 @@ def check_async(out):
     assert all(row["rollout_drift"] < 0.5 and 0 < row["weight"] <= 2 for row in rows.values())
 
 
+@pytest.mark.long
 def test_a_reward_that_breaks_is_one_sentence_and_not_tried_again(cluster, tmp_path):
     # Two workers: the second waits for what the first will never send.
     how = ["--workers", 2, "--zero-stage", 0, "--reward", "tests.integration.broken:nan"]

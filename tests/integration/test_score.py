@@ -7,6 +7,7 @@ import signal
 import time
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -26,20 +27,14 @@ def table(directory, name="scores"):
     return pq.read_table(directory / f"{name}.parquet")
 
 
-# -- one good run, two judges, by `ray job submit` --------------------------------------------------------------------
+# -- one good run, two judges, in the pipeline ------------------------------------------------------------------------
+
+JUDGES = {"ecr-tiny-judge", "tiny-b"}
 
 
-@pytest.fixture(scope="module")
-def submitted(cluster, tmp_path_factory):
-    out = tmp_path_factory.mktemp("submitted") / "score"
-    words = ["--judges", "tiny-a", "tiny-b", "--limit", 120, "--bootstrap", 50, "--side-by-side", "yes"]
-    return out, finish(score("--output", out, *words, submit=True))
-
-
-def test_every_turn_has_a_score_from_every_judge(submitted):
-    out, _ = submitted
-    scores = table(out).to_pandas()
-    assert scores.groupby("judge").size().to_dict() == {"tiny-a": 120, "tiny-b": 120}
+def test_every_turn_has_a_score_from_every_judge(pipeline):
+    scores = table(pipeline.out / "score").to_pandas()
+    assert scores.groupby("judge").size().to_dict() == dict.fromkeys(JUDGES, 313)
     assert not scores.duplicated(["turn_id", "judge"]).any()
     for aspect in ("empathy", "informativeness", "recommendation", "engagement", "overall", "confidence"):
         assert scores[aspect].between(0, 1).all()
@@ -48,7 +43,7 @@ def test_every_turn_has_a_score_from_every_judge(submitted):
     assert (scores["answer_tokens"] == 4).all()
 
 
-def test_the_scores_are_those_of_the_model_itself(submitted):
+def test_the_scores_are_those_of_the_model_itself(pipeline):
     """The same prompts through plain transformers give the same digits' distributions."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -57,12 +52,12 @@ def test_the_scores_are_those_of_the_model_itself(submitted):
     from ecr_ray.models import tiny
     from ecr_ray.scoring.requests import Asker
 
-    out, _ = submitted
-    model = AutoModelForCausalLM.from_pretrained(tiny.resolve_model("tiny:0"))
-    asker = Asker(JudgeConfig(model="tiny:0", name="tiny-a", max_model_len=2048), "ecr-ma")
-    turns = {t["turn_id"]: t for f in sorted((out / "turns").iterdir()) for t in pq.read_table(f).to_pylist()}
+    model = AutoModelForCausalLM.from_pretrained(tiny.resolve_model("tiny:1"))
+    asker = Asker(JudgeConfig(model="tiny:1", name="tiny-b", max_model_len=2048), "ecr-ma")
+    turns = {t["turn_id"]: t for t in pq.read_table(pipeline.out / "annotate" / "turns").to_pylist()}
+    scores = table(pipeline.out / "score")
     digits = list(asker.digit_ids)
-    for row in table(out).slice(0, 12).to_pylist():
+    for row in scores.filter(pc.equal(scores["judge"], "tiny-b")).slice(0, 12).to_pylist():
         ids, _ = asker.tokens(turns[row["turn_id"]]["context"], turns[row["turn_id"]]["response"])
         for aspect in asker.aspects:
             with torch.no_grad():
@@ -71,34 +66,32 @@ def test_the_scores_are_those_of_the_model_itself(submitted):
             ids = [*ids, digits[int(probs.argmax())]]
 
 
-def test_judges_are_merged_and_compared(submitted):
-    out, _ = submitted
+def test_judges_are_merged_and_compared(pipeline):
+    out = pipeline.out / "score"
     scores, targets = table(out).to_pandas(), table(out, "targets").to_pandas()
-    assert (targets["judges"] == 2).all() and len(targets) == 120
+    assert (targets["judges"] == 2).all() and len(targets) == 313
     mean = scores.groupby("turn_id")["empathy"].mean()
     assert np.allclose(targets.set_index("turn_id")["empathy"].sort_index(), mean.sort_index(), atol=1e-6)
     compared = json.loads((out / "agreement.json").read_text())
     pair = next(r for r in compared if r["aspect"] == "overall" and "spearman" in r)
-    assert pair["n"] == 120 and pair["spearman"]["low"] <= pair["spearman"]["value"] <= pair["spearman"]["high"]
+    assert pair["n"] == 313 and pair["spearman"]["low"] <= pair["spearman"]["value"] <= pair["spearman"]["high"]
 
 
-def test_the_run_record_and_the_page_say_that_the_judges_are_untrained(submitted):
-    out, printed = submitted
+def test_the_run_record_and_the_page_say_that_a_judge_is_untrained(pipeline):
+    out, printed = pipeline.out / "score", (pipeline.out / "logs" / "score.log").read_text()
     run = json.loads((out / "run.json").read_text())
-    assert [j["untrained"] for j in run["judges"]] == [True, True]
-    assert printed.count("[untrained: these scores are noise]") == 2
+    assert {j["name"]: j["untrained"] for j in run["judges"]} == {"ecr-tiny-judge": False, "tiny-b": True}
+    assert printed.count("[untrained: these scores are noise]") == 1
     assert 0.3 < run["judges"][0]["prefix_cache_hit_rate"] < 1
-    assert run["rows"]["turns"] == 120 and run["inputs"][0]["sha256"]
+    assert run["rows"]["turns"] == 313 and run["inputs"][0]["sha256"]
     page = (out / "summary.html").read_text()
     assert "is untrained" in page and "<svg" in page and "Krippendorff" in page
     assert not re.search(r"(src|href)=\"http", page)
 
 
-def test_the_same_command_again_finds_the_result_and_another_is_refused(submitted):
-    out, _ = submitted
-    same = ["--output", out, "--judges", "tiny-a", "tiny-b", "--limit", "120", "--bootstrap", "50"]
-    printed = finish(score(*same), 0)
-    assert "already complete" in printed
+def test_the_same_command_again_finds_the_result_and_another_is_refused(survived, dirty):
+    out, _ = survived
+    assert "already complete" in finish(score("--input", dirty, "--output", out), 3)
     error = finish(score("--output", out, "--limit", "5"), 1)
     assert "holds a finished run of score with other settings" in error
 
@@ -218,24 +211,31 @@ def test_no_engine_is_left(survived):
 # -- failed rows ----------------------------------------------------------------------------------------------------
 
 
-def test_failures_are_written_apart_counted_and_fail_the_job(cluster, tmp_path):
+@pytest.fixture(scope="module")
+def failed(cluster, tmp_path_factory):
+    """Forty turns, one of them too long for the judge: its arguments, its directory, what it printed."""
     lines = [turn(n) for n in range(40)]
     lines[7]["response"] = "word " * 600
-    file = tmp_path / "turns.jsonl"
-    file.write_text("\n".join(map(json.dumps, lines)))
-    out = tmp_path / "score"
-    error = finish(score("--input", file, "--output", out, "--max-model-len", "400"), 4)
+    folder = tmp_path_factory.mktemp("failed")
+    (folder / "turns.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = ["--input", folder / "turns.jsonl", "--output", folder / "score", "--max-model-len", 400]
+    return words, folder / "score", finish(score(*words), 4)
+
+
+def test_failures_are_written_apart_counted_and_fail_the_job(failed):
+    _, out, error = failed
     assert "1 of 40 judgments of ecr-tiny-judge failed (2.5%; allowed 1.0%), most often prompt_too_long" in error
-    (failed,) = table(out, "failures").to_pylist()
-    assert failed["turn_id"] == lines[7]["turn_id"] and failed["overall"] is None and "tokens" in failed["reason"]
+    (row,) = table(out, "failures").to_pylist()
+    assert row["turn_id"] == turn(7)["turn_id"] and row["overall"] is None and "tokens" in row["reason"]
     assert table(out).num_rows == 39
-    assert table(out, "targets").to_pandas().set_index("turn_id").loc[lines[7]["turn_id"], "judges"] == 0
+    assert table(out, "targets").to_pandas().set_index("turn_id").loc[turn(7)["turn_id"], "judges"] == 0
     assert json.loads((out / "run.failed.json").read_text())["failures"] == {"ecr-tiny-judge: prompt_too_long": 1}
 
-    # Accepting the failure goes on with that one row alone, and completes the artifact.
-    printed = finish(
-        score("--input", file, "--output", out, "--max-model-len", 400, "--max-failure-rate", 0.05, "--retries", 0), 3
-    )
+
+@pytest.mark.long
+def test_accepting_a_failure_goes_on_with_that_row_alone_and_completes_the_artifact(failed):
+    words, out, _ = failed
+    printed = finish(score(*words, "--max-failure-rate", 0.05, "--retries", 0), 3)
     assert "going on with the unfinished run" in printed
     run = json.loads((out / "run.json").read_text())
     assert (run["rows"]["scores"], run["rows"]["failed"]) == (39, 1) and not (out / "run.failed.json").exists()
