@@ -52,15 +52,23 @@ REPLIES = pa.schema(
 
 
 class Writer:
-    """Ray actor: a model that samples, or says how likely given answers are."""
+    """Ray actor: samples, or says how likely given answers are, by the model that a call names.
 
-    def __init__(self, settings: EngineSettings) -> None:
-        from ecr_ray.policy import engines
+    Models take turns in one process, because its imports cost more than a small model's loading.
+    """
 
-        self._engine = engines.make(settings)
+    def __init__(self) -> None:
+        self._settings: EngineSettings | None = None
+        self._engine: Any = None
 
-    def keyed(self, method: str, key: Any, arguments: tuple) -> tuple[Any, Any]:
-        """A method's answer, with the key that it was asked for under."""
+    def keyed(self, settings: EngineSettings, method: str, key: Any, arguments: tuple) -> tuple[Any, Any]:
+        """A method's answer by an engine of these settings, with the key that it was asked for under."""
+        if settings != self._settings:
+            from ecr_ray.policy import engines
+
+            # First the old one goes: there may not be room for both.
+            self._engine = self._settings = None
+            self._engine, self._settings = engines.make(settings), settings
         return key, getattr(self, method)(*arguments)
 
     def write(self, asked: Sequence[Sequence[int]], drawn: Sequence[int], how: Sampling) -> list[Sample]:
@@ -100,30 +108,21 @@ def load_model(settings: EvaluateConfig, name: str, asked: Prompts, work: Path) 
 
 
 class Writers:
-    """Actors of one model, and the chunks that are shared out among them."""
+    """Actors that models are lent to, one after the other, and the chunks that are shared out among them."""
 
-    def __init__(self, settings: EvaluateConfig, model: Model, device: training.Device, kind: str) -> None:
-        import ray
+    def __init__(self, settings: EvaluateConfig, device: training.Device) -> None:
+        self._settings, self._device = settings, device
+        self._actors: list[Any] = []
+        self._kept = ""
+        """What the actors cannot change any more: vLLM gives its memory back when its process ends."""
 
-        cpus, gpus = settings.cpus_per_engine, 1.0 if device == "gpu" else 0.0
-        engine = EngineSettings(
-            kind,
-            model.directory,
-            model.tokenizer.eos_token_id,
-            model.tokenizer.pad_token_id,
-            device,
-            settings.dtype,
-            None,
-            settings.max_prompt + settings.max_new_tokens,
-            threads=max(1, (os.cpu_count() or 1) // settings.engines),
-            vllm=dict(settings.vllm) if kind == "vllm" else {},
-        )
-        actor = ray.remote(Writer).options(num_cpus=cpus, num_gpus=gpus, max_restarts=3, max_task_retries=3)
-        self._model = model.name
-        self._actors = [actor.remote(engine) for _ in range(settings.engines)]
-
-    def run(self, method: str, jobs: Sequence[tuple[Any, tuple]], done: Callable[[Any, Any], None]) -> None:
+    def run(
+        self, model: Model, kind: str, method: str, jobs: Sequence[tuple[Any, tuple]], done: Callable[[Any, Any], None]
+    ) -> None:
         """Call a method for every (key, arguments); `done` gets the key and what came.
+
+        Args:
+            kind: of the engine, as in EngineSettings.
 
         Raises:
             EngineError: the actors die again and again, or do not answer.
@@ -131,34 +130,66 @@ class Writers:
         from ray.exceptions import RayActorError
         from ray.util import ActorPool
 
-        pool = ActorPool(self._actors)
+        engine = self._engine(model, kind)
+        pool = ActorPool(self._ready(f"{kind} {model.directory}" if kind == "vllm" else kind))
         for key, arguments in jobs:
-            pool.submit(lambda actor, job: actor.keyed.remote(method, *job), (key, arguments))
+            pool.submit(lambda actor, job: actor.keyed.remote(engine, method, *job), (key, arguments))
         try:
             while pool.has_next():
                 done(*pool.get_next_unordered(DEADLINE_S))
         except TimeoutError as error:
-            told = f"no actor with {self._model} answered within {DEADLINE_S:.0f} s"
+            told = f"no actor with {model.name} answered within {DEADLINE_S:.0f} s"
             raise EngineError(f"{told}: has the cluster room for --engines of --cpus-per-engine?") from error
         except RayActorError as error:
             cause = str(error).strip().splitlines()[-1]
-            raise EngineError(f"an actor with {self._model} died again and again: {cause}") from error
+            raise EngineError(f"an actor with {model.name} died again and again: {cause}") from error
 
-    def __enter__(self) -> "Writers":
-        return self
+    def _engine(self, model: Model, kind: str) -> EngineSettings:
+        settings = self._settings
+        return EngineSettings(
+            kind,
+            model.directory,
+            model.tokenizer.eos_token_id,
+            model.tokenizer.pad_token_id,
+            self._device,
+            settings.dtype,
+            None,
+            settings.max_prompt + settings.max_new_tokens,
+            threads=max(1, (os.cpu_count() or 1) // settings.engines),
+            vllm=dict(settings.vllm) if kind == "vllm" else {},
+        )
 
-    def __exit__(self, *error: object) -> None:
+    def _ready(self, what: str) -> list[Any]:
+        """The actors, started when they are first needed, or needed for what others cannot do."""
+        import ray
+
+        if self._kept != what:
+            self.close()
+            cpus, gpus = self._settings.cpus_per_engine, 1.0 if self._device == "gpu" else 0.0
+            actor = ray.remote(Writer).options(num_cpus=cpus, num_gpus=gpus, max_restarts=3, max_task_retries=3)
+            self._actors = [actor.remote() for _ in range(self._settings.engines)]
+            self._kept = what
+        return self._actors
+
+    def make_room(self) -> None:
+        """End them where others wait for their GPU; they start again when they are needed."""
+        if self._device == "gpu":
+            self.close()
+
+    def close(self) -> None:
+        """End them."""
         import ray
 
         for actor in self._actors:
             ray.kill(actor)
+        self._actors, self._kept = [], ""
 
 
 # --- sampling ---------------------------------------------------------------------------------------------
 
 
 def sample(
-    settings: EvaluateConfig, model: Model, tries: int, asked: Prompts, work: Path, device: training.Device
+    settings: EvaluateConfig, model: Model, tries: int, asked: Prompts, work: Path, writers: Writers
 ) -> list[list[Sample | None]]:
     """So many answers of a policy to every prompt, [try][prompt]; None where the prompt is too long.
 
@@ -176,16 +207,13 @@ def sample(
             if not path.exists():
                 jobs.append((path, ([model.prompts[k] for k in chunk], [drawn[k] for k in chunk], how)))
     if jobs:
-        with (
-            Writers(settings, model, device, settings.engine) as writers,
-            progress(f"answers of {model.name}", len(jobs) * CHUNK) as bar,
-        ):
+        with progress(f"answers of {model.name}", len(jobs) * CHUNK) as bar:
 
             def keep(path: Path, found: list[Sample]) -> None:
                 storage.write_json(path, [[s.ids, s.log_probs, s.ended] for s in found])
                 bar.update(CHUNK)
 
-            writers.run("write", jobs, keep)
+            writers.run(model, settings.engine, "write", jobs, keep)
     answers: list[list[Sample | None]] = []
     for number in range(tries):
         row: list[Sample | None] = [None] * len(asked.rows)
@@ -350,7 +378,7 @@ def _row(system: System, row: dict[str, Any], text: str | None, status: str = OK
 
 
 def likelihood(
-    settings: EvaluateConfig, model: Model, rows: Sequence[dict[str, Any]], asked: Prompts, device: training.Device
+    settings: EvaluateConfig, model: Model, rows: Sequence[dict[str, Any]], asked: Prompts, writers: Writers
 ) -> list[tuple[float, int] | None]:
     """Of every reply (nats, tokens) under a model, its end of turn included; None where there is none.
 
@@ -377,9 +405,8 @@ def likelihood(
             found[places[k][0]] = (value, places[k][1])
         bar.update(len(chunk))
 
-    with (
-        Writers(settings, model, device, "transformers") as writers,
-        progress(f"likelihood under {model.name}", len(jobs)) as bar,
-    ):
-        writers.run("likelihood", [(chunk, ([jobs[k] for k in chunk],)) for chunk in chunks], keep)
+    with progress(f"likelihood under {model.name}", len(jobs)) as bar:
+        writers.run(
+            model, "transformers", "likelihood", [(chunk, ([jobs[k] for k in chunk],)) for chunk in chunks], keep
+        )
     return found

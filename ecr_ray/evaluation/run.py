@@ -141,7 +141,8 @@ def evaluate(settings: EvaluateConfig, plan: Plan) -> Result:
     else:
         device = "cpu"
     with _timed(timings, "replies"), closing(_Critic(settings, device)) as critic:
-        rows, nats = _replies(settings, plan, asked, work, device, critic)
+        with closing(replies.Writers(settings, device)) as writers:
+            rows, nats = _replies(settings, plan, asked, work, writers, critic)
         said = Replies.of(asked, rows)
         values = _values(settings, plan, said, rows, nats, critic)
         aligned, feelings = _feelings(settings, said)
@@ -184,6 +185,11 @@ class _Critic:
             self._pool = predict.Pool(self._settings.critic, gpus=1.0 if self._device == "gpu" else 0.0)
         return self._pool
 
+    def make_room(self) -> None:
+        """End them where others wait for their GPU; they start again when they are asked."""
+        if self._device == "gpu":
+            self.close()
+
     def close(self) -> None:
         """End them."""
         if self._pool is not None:
@@ -202,7 +208,7 @@ def _prompts(settings: EvaluateConfig, work: Path) -> Prompts:
 
 
 def _replies(
-    settings: EvaluateConfig, plan: Plan, asked: Prompts, work: Path, device: training.Device, critic: _Critic
+    settings: EvaluateConfig, plan: Plan, asked: Prompts, work: Path, writers: replies.Writers, critic: _Critic
 ) -> tuple[list[dict[str, Any]], dict[str, list[tuple[float, int] | None]]]:
     """All replies, and under the baseline's model their log-likelihood, by system along the prompts."""
     policies = [system for system in plan.systems if system.kind == "policy"]
@@ -210,7 +216,8 @@ def _replies(
     answers = {}
     for where, model in models.items():
         tries = max(system.tries for system in policies if system.where == where)
-        answers[where] = replies.sample(settings, model, tries, asked, work, device)
+        answers[where] = replies.sample(settings, model, tries, asked, work, writers)
+    writers.make_room()
     rows: list[dict[str, Any]] = []
     for system in plan.systems:
         if system.kind == "policy":
@@ -227,9 +234,10 @@ def _replies(
     model = models[baseline.where]
     speaks = {s.name for s in policies if _same_words(models[s.where].tokenizer, model.tokenizer)}
     path = work / "likelihood.json"
+    critic.make_room()
     if not path.exists():
         own = [row | {"own": row["tokens"] if row["system"] in speaks else None} for row in rows]
-        storage.write_json(path, replies.likelihood(settings, model, own, asked, device))
+        storage.write_json(path, replies.likelihood(settings, model, own, asked, writers))
     found: dict[str, list[tuple[float, int] | None]] = {}
     for row, value in zip(rows, storage.read_json(path), strict=True):
         found.setdefault(row["system"], []).append(None if value is None else (value[0], value[1]))

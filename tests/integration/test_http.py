@@ -15,7 +15,7 @@ from ecr_ray.config import ScoreConfig
 from ecr_ray.models import tiny
 from ecr_ray.scoring import engines, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ def scored(prometheus, tmp_path_factory):
     """A scoring run that Prometheus has seen."""
     out = tmp_path_factory.mktemp("watched") / "score"
     # Long enough for a rate: Ray hands its values on only every few seconds.
-    turns = write_turns(out.with_name("turns.jsonl"), 2000)
+    turns = write_turns(out.with_name("turns.jsonl"), 1500)
     command = [sys.executable, "jobs/score.py", "--input", turns, "--output", out, "--batch-size", "64"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -114,6 +114,7 @@ def test_continue_goes_on_without_a_lost_node(bench):
     bench.assert_clean()
 
 
+@pytest.mark.long
 def test_a_node_whose_power_is_cut(bench):
     job = bench.submit(bench.job("time.sleep(600)"))
     bench.wait_for(job, "driver:")
