@@ -31,6 +31,11 @@ class EngineError(UserError):
     """An engine that cannot do what is asked of it."""
 
 
+# A prompt is read in one piece: reading it in several, vLLM 0.29 winds back the random numbers of a request with a seed,
+# which those of a CPU cannot do, and dies.
+VLLM_ON_CPU = {"enforce_eager": True, "block_size": 32, "enable_chunked_prefill": False}
+
+
 @dataclass(frozen=True)
 class EngineSettings:
     """What an engine needs to start."""
@@ -130,7 +135,7 @@ class Vllm:
             os.environ.setdefault("OMP_NUM_THREADS", str(settings.threads))
         import vllm
 
-        cpu = {"enforce_eager": True, "block_size": 32} if settings.device == "cpu" else {}
+        cpu = VLLM_ON_CPU if settings.device == "cpu" else {}
         arguments = {
             "model": settings.base,
             "dtype": settings.dtype,
@@ -144,7 +149,8 @@ class Vllm:
         lora = settings.lora
         adapters = {"enable_lora": True, "max_lora_rank": _lora_rank(lora.r), "max_loras": 1} if lora else {}
         self._vllm, self._settings, self.version = vllm, settings, None
-        self._llm = vllm.LLM(**(arguments | adapters | cpu | settings.vllm))
+        self._arguments = arguments | adapters | cpu | settings.vllm
+        self._llm: Any = vllm.LLM(**self._arguments)
         self._folder = Path(tempfile.mkdtemp(prefix="ecr-adapters-"))
         self._adapter: Any = None
 
@@ -156,6 +162,8 @@ class Vllm:
             raise EngineError("vLLM takes adapters, not whole weights: --engine vllm goes with --method lora")
         tensors = load(sent.payload)
         check_rank(tensors, self._settings.lora.r)
+        if self._llm is None:
+            self._llm, self._adapter = self._vllm.LLM(**self._arguments), None
         directory = self._folder / f"{sent.version}-{uuid.uuid4().hex[:8]}"
         checkpoints.write_adapter(directory, tensors, self._settings.base, self._settings.lora)
         old, number = self._adapter, self._number()
@@ -212,7 +220,14 @@ class Vllm:
 
     def _ask(self, prompts: Sequence[Sequence[int]], asked: Sequence[Any]) -> list[Any]:
         rows = [{"prompt_token_ids": list(ids)} for ids in prompts]
-        return self._llm.generate(rows, list(asked), lora_request=self._adapter, use_tqdm=False)
+        if self._llm is None:
+            raise EngineError("vLLM broke off at the last request, and has not been given a policy since")
+        try:
+            return self._llm.generate(rows, list(asked), lora_request=self._adapter, use_tqdm=False)
+        except Exception:
+            # What it had begun is still in it, and would fail whatever it is asked next.
+            self._llm = None
+            raise
 
 
 def _lora_rank(r: int) -> int:

@@ -16,6 +16,7 @@ from ecr_ray import prompts
 from ecr_ray.config import ServeConfig
 from ecr_ray.errors import UserError
 from ecr_ray.models import tiny
+from ecr_ray.policy.engines import VLLM_ON_CPU
 from ecr_ray.policy.ppo import questions
 from ecr_ray.scoring import orphans
 from ecr_ray.serving import adapters
@@ -102,7 +103,7 @@ def engine_arguments(settings: ServeConfig) -> dict[str, Any]:
         "seed": settings.seed,
     }
     if settings.device == "cpu":
-        found |= {"enforce_eager": True, "block_size": 32, "distributed_executor_backend": "uni"}
+        found |= VLLM_ON_CPU | {"distributed_executor_backend": "uni"}
     return found | dict(settings.engine)
 
 

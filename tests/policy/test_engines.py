@@ -79,6 +79,15 @@ def test_the_same_seeds_give_the_same_answers_and_others_others(engine, asked):
     assert [s.ids for s in first] == [s.ids for s in again] != [s.ids for s in other]
 
 
+def test_more_at_once_than_an_engine_reads_in_a_step_gives_what_each_alone_does(engine, asked, policies):
+    # vLLM takes some thousand tokens a step; these are 13,000, and no two begin alike.
+    long = [[7 + n % 90, 5 + n // 90, *range(20, 215)] for n in range(64)]
+    many = engine.generate(long, range(64), Sampling(4, 1.0))
+    for n in (0, 20, 41, 63):
+        (alone,) = engine.generate([long[n]], [n], Sampling(4, 1.0))
+        assert alone.ids == many[n].ids and np.allclose(alone.log_probs, many[n].log_probs, atol=1e-3)
+
+
 def test_a_new_version_changes_the_answers_and_the_old_one_brings_them_back(engine, asked, policies):
     rows = [(prompt, [40, 900, 17, 2]) for prompt in asked]
     said, scored = [], []
@@ -123,6 +132,22 @@ def test_vllm_without_an_adapter_samples_its_base_and_takes_no_weights(tokenizer
         assert np.allclose(sample.log_probs, wanted, atol=2e-3)
     with pytest.raises(EngineError, match="--engine vllm goes with --method lora"):
         engine.load(Delivery.of(policies[0], 1))
+
+
+@pytest.mark.slow
+def test_vllm_that_broke_off_begins_anew_with_the_next_policy(tokenizer, asked, policies, monkeypatch):
+    ids = tokenizer.eos_token_id, tokenizer.pad_token_id
+    engine = engines.make(EngineSettings("vllm", tiny.resolve_model(BASE), *ids, lora=LORA, max_length=256))
+    engine.load(Delivery.of(policies[1], 3))
+    said = engine.generate(asked, range(4), HOW)
+    step = engine._llm.llm_engine.step
+    monkeypatch.setattr(engine._llm.llm_engine, "step", lambda: step() and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.generate(asked, range(4), HOW)
+    with pytest.raises(EngineError, match="has not been given a policy since"):
+        engine.generate(asked, range(4), HOW)
+    engine.load(Delivery.of(policies[1], 3))
+    assert [sample.ids for sample in engine.generate(asked, range(4), HOW)] == [sample.ids for sample in said]
 
 
 def test_a_written_adapter_is_pefts_own(tmp_path, policies):

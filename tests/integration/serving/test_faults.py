@@ -181,6 +181,24 @@ def test_what_is_too_much_is_refused_at_once_and_the_rest_is_answered(endpoint):
     assert all(a.json()["error"]["code"] == "busy" and a.headers["retry-after"] == "1" for a in refused)
 
 
+def test_many_long_requests_with_seeds_at_once_are_all_answered(endpoint):
+    # More than the engine reads in a step; one that read a prompt in two pieces would die of the second.
+    before = replica("policy")
+
+    async def crowd():
+        settings = {"headers": {"authorization": f"Bearer {endpoint.key}"}, "trust_env": False, "timeout": 120}
+        async with httpx.AsyncClient(
+            base_url=endpoint.url, limits=httpx.Limits(max_connections=None), **settings
+        ) as ask:
+            said = [f"{n} " + " ".join(f"{n * k % 97} films" for k in range(150)) for n in range(48)]
+            bodies = [{"messages": [{"role": "user", "content": text}], "seed": 1, "max_tokens": 4} for text in said]
+            return await asyncio.gather(*(ask.post(CHAT, json={"model": "ecr-tiny-ppo", **b}) for b in bodies))
+
+    found = asyncio.run(crowd())
+    assert {answer.status_code for answer in found} == {200}, [answer.text for answer in found][:3]
+    assert min(answer.json()["usage"]["prompt_tokens"] for answer in found) > 300 and replica("policy") == before
+
+
 def test_a_dead_ingress_and_a_dead_registry_come_back_and_know_what_was_live(endpoint):
     live = endpoint.adapters()[1]["live"]
     for name in ("registry", "ingress", "critic"):
