@@ -31,8 +31,8 @@ class EngineError(UserError):
     """An engine that cannot do what is asked of it."""
 
 
-# A prompt is read in one piece: reading it in several, vLLM 0.29 winds back the random numbers of a request with a seed,
-# which those of a CPU cannot do, and dies.
+# A prompt is read in one piece: where it reads one in several, vLLM 0.29 winds back the random numbers of a request
+# with a seed, which those of a CPU cannot do, and dies.
 VLLM_ON_CPU = {"enforce_eager": True, "block_size": 32, "enable_chunked_prefill": False}
 
 
