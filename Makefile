@@ -30,7 +30,7 @@ pipeline: install  ## the embedded sample from dialogues to a report, stage by s
 serve: install  ## a page and an API to talk to the bundled policy, on this machine
 	$(BIN)/python jobs/serve.py --open
 
-test: install  ## what CI runs, some forty minutes on two cores; what needs real data or a GPU says why it skips
+test: install  ## what CI runs, half an hour on two cores; what needs real data or a GPU says why it skips
 	$(BIN)/python -m pytest
 
 test-all: install  ## and every further fault of every stage, which takes much longer
