@@ -73,20 +73,36 @@ def resolver(catalogue: Catalogue) -> Resolve:
     return resolve
 
 
-def of_dialogue(dialogue: Mapping[str, Any], resolve: Resolve) -> Iterator[Turn]:
-    """Every turn of the recommender, also those that name no film."""
+def has_ids(dialogue: Mapping[str, Any]) -> bool:
+    """Whether anybody said by id which films its messages name."""
+    return any(message["movie_ids"] for message in dialogue["messages"])
+
+
+def of_dialogue(
+    dialogue: Mapping[str, Any], resolve: Resolve, link: Callable[[str], list[int]] | None = None
+) -> Iterator[Turn]:
+    """Every turn of the recommender, also those that name no film.
+
+    Args:
+        resolve: finds a film by its id.
+        link: finds films in a text, where messages have no ids.
+    """
     titles = {mention["movie_id"]: mention["title"] for mention in dialogue["mentions"]}
     liked = {mention["movie_id"]: mention["liked"] for mention in dialogue["mentions"]}
     turns = _turns(dialogue["messages"])
     mentions: list[Mention] = []
-    for index, (role, _, ids, _) in enumerate(turns):
-        found = [(movie_id, resolve(movie_id, titles.get(movie_id))) for movie_id in ids]
+    for index, (role, said, ids, _) in enumerate(turns):
+        found: list[tuple[str, int | None]] = (
+            [("", item) for item in dict.fromkeys(item for text in said for item in link(text))]
+            if link
+            else [(movie_id, resolve(movie_id, titles.get(movie_id))) for movie_id in ids]
+        )
         known = [(movie_id, item) for movie_id, item in found if item is not None]
         if role == ROLES.index("recommender"):
             yield Turn(
                 dialogue["dialogue_id"],
                 index,
-                tuple(" ".join(said) for _, said, _, _ in turns[:index]),
+                tuple(" ".join(texts) for _, texts, _, _ in turns[:index]),
                 tuple(who for who, *_ in turns[:index]),
                 tuple(_with_emotions(mention, turns, index) for mention in mentions),
                 tuple(item for _, item in known),

@@ -6,8 +6,9 @@ Everything lies in the stage's work directory, which all nodes share.
 import pickle
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from ecr_ray.encoders import embed, text
 from ecr_ray.recommender import baselines, examples, features, model, worker
 from ecr_ray.recommender.catalogue import Catalogue
 from ecr_ray.recommender.examples import Turn
+from ecr_ray.recommender.linking import Linker
 from ecr_ray.records import SPLITS
 
 # Co-occurrence of the training dialogues is counted without the dialogue's own: in so many parts.
@@ -46,20 +48,13 @@ def read_turns(settings: RecommenderConfig, what: Catalogue, rejected: list[read
     """
     resolve = examples.resolver(what)
     found: Turns = {split: [] for split in SPLITS}
-    learnt = 0
     for name, source in sources(settings).items():
-        rows = reading.read(source, max_message_chars=settings.max_message_chars, number_rows=False)
-        for row in rows:
-            if isinstance(row, reading.Rejected):
-                rejected.append(row)
-                continue
-            if row.kind == "turn":
-                raise InputError(f"{source.files[0]} holds turns; a recommender is trained on whole dialogues")
-            split = row.value["split"] if name == "input" else name
-            if split == "train" and settings.limit is not None and learnt >= settings.limit:
-                continue
-            learnt += split == "train"
-            found[split] += examples.of_dialogue(row.value, resolve)
+        dialogues = list(_dialogues(settings, name, source, rejected))
+        # Where nobody wrote down an id, the texts are searched for titles.
+        link = None if any(map(examples.has_ids, dialogues)) else Linker(what).items
+        for dialogue in dialogues:
+            split = dialogue["split"] if name == "input" else name
+            found[split] += examples.of_dialogue(dialogue, resolve, link)
     if not found["valid"]:
         kept = {turn.dialogue_id for turn in found["train"] if held_out(turn.dialogue_id, settings.valid_share)}
         found["valid"] = [turn for turn in found["train"] if turn.dialogue_id in kept]
@@ -67,6 +62,24 @@ def read_turns(settings: RecommenderConfig, what: Catalogue, rejected: list[read
     if not any(turn.targets for turn in found["train"]):
         raise InputError("not one turn to learn from names a film of the catalogue")
     return found
+
+
+def _dialogues(
+    settings: RecommenderConfig, name: str, source: reading.Source, rejected: list[reading.Rejected]
+) -> Iterator[dict[str, Any]]:
+    """The dialogues of a source, as many of the split train as are wanted."""
+    learnt = 0
+    for row in reading.read(source, max_message_chars=settings.max_message_chars, number_rows=False):
+        if isinstance(row, reading.Rejected):
+            rejected.append(row)
+            continue
+        if row.kind == "turn":
+            raise InputError(f"{source.files[0]} holds turns; a recommender is trained on whole dialogues")
+        if name == "input" and row.value["split"] == "train":
+            learnt += 1
+            if settings.limit is not None and learnt > settings.limit:
+                continue
+        yield row.value
 
 
 def prepare(settings: RecommenderConfig, what: Catalogue, work: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from ecr_ray.data import reading
 from ecr_ray.data.knowledge import Film
 from ecr_ray.recommender import catalogue, examples
+from ecr_ray.recommender.linking import Linker
 from ecr_ray.records import EMOTIONS
 
 FILMS = [Film("1", "Heat", 1995, ()), Film("2", "Alien", 1979, ()), Film("3", "Halloween", 1978, ())]
@@ -54,6 +55,17 @@ def test_a_dialogue_by_hand():
     # What the recommender named takes the feeling of the answer to it.
     assert third.mentioned == [1, 0] and third.targets == (0,) and third.liked == (1,)
     assert third.mentions[1].emotions[EMOTIONS.index("negative")] == 1
+
+
+def test_where_nobody_wrote_down_an_id_titles_are_found_in_the_texts():
+    said = [{**m, "movie_ids": [], "text": m["text"].replace("Heat", "Heat (1995)")} for m in DIALOGUE["messages"]]
+    bare = {**DIALOGUE, "mentions": [], "messages": said}
+    assert examples.has_ids(DIALOGUE) and not examples.has_ids(bare)
+    assert [turn.targets for turn in examples.of_dialogue(bare, RESOLVE)] == [(), (), ()]
+    turns = list(examples.of_dialogue(bare, RESOLVE, Linker(CATALOGUE).items))
+    assert [turn.targets for turn in turns] == [(), (1,), (0,)]
+    assert [turn.mentioned for turn in turns] == [[], [0], [1, 0]]
+    assert turns[1].liked == (None,) and not turns[1].unknown
 
 
 def test_a_feeling_that_has_not_been_said_yet_is_not_known():
