@@ -20,6 +20,8 @@ from ecr_ray.serving.services import Services
 NAME = "ecr_ray"
 # Of everything that only waits and forwards.
 LIGHT_CPUS = 0.1
+# Of a recommender or a critic, which take milliseconds: all of them and an engine fit on a machine of two cores.
+SMALL_CPUS = 0.25
 
 
 def app(args: Mapping[str, Any]) -> serve.Application:
@@ -46,8 +48,8 @@ def bind(settings: ServeConfig) -> serve.Application:
         graceful_shutdown_timeout_s=settings.timeout_s,
         **_replicas(settings.policy_replicas, settings.max_num_seqs),
     ).bind(settings)
-    reading = _light(recommending.Recommending, "recommender", settings.recommender_replicas, settings, cpus=0.5)
-    rating = _light(recommending.Rating, "critic", settings.critic_replicas, settings, cpus=0.5)
+    reading = _light(recommending.Recommending, "recommender", settings.recommender_replicas, settings)
+    rating = _light(recommending.Rating, "critic", settings.critic_replicas, settings)
     keeping = serve.deployment(
         registry.Registry,
         name="registry",
@@ -68,11 +70,11 @@ def bind(settings: ServeConfig) -> serve.Application:
     return ingress.bind(settings, reading, writing, keeping, rating if settings.critic else None)
 
 
-def _light(cls: Any, name: str, replicas: tuple[int, int], settings: ServeConfig, cpus: float) -> serve.Application:
+def _light(cls: Any, name: str, replicas: tuple[int, int], settings: ServeConfig) -> serve.Application:
     return serve.deployment(
         cls,
         name=name,
-        ray_actor_options={"num_cpus": cpus},
+        ray_actor_options={"num_cpus": SMALL_CPUS},
         max_ongoing_requests=64,
         max_queued_requests=settings.waiting,
         **_replicas(replicas, 16),

@@ -69,6 +69,21 @@ def test_a_config_for_serve_deploy_has_every_setting(tmp_path):
     assert (again.max_tokens, again.policy_replicas, again.open) == (17, (1, 3), True)
 
 
+def test_one_of_each_fits_on_two_cores(monkeypatch):
+    # `serve run` starts a Ray with as many logical CPUs as the machine has.
+    from ecr_ray.serving import app
+
+    asked, real = [], app.serve.deployment
+
+    def deployment(*arguments, **options):
+        asked.append(options["ray_actor_options"]["num_cpus"])
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(app.serve, "deployment", deployment)
+    app.bind(ServeConfig(open=True))
+    assert len(asked) == 5 and sum(asked) <= 2
+
+
 def test_arguments_of_serve_run_are_checked():
     found = config.of_mapping(
         ServeConfig, "serve", {"open": "true", "aspects": ["overall=1", "empathy=2"], "port": "81"}
