@@ -188,7 +188,8 @@ def test_a_policy_asked_about_its_own_training_dialogues_is_caught(run, tmp_path
 def test_vllm_samples_the_replies_too(cluster, settings, tmp_path):
     words = ["--systems", "human", "sft=ecr-tiny-chat", "ppo=ecr-tiny-ppo", "--engine", "vllm", "--split", "all"]
     words += ["--prompts", 12, "--max-new-tokens", 12, "--critic", "none", "--talks", 0, "--bootstrap", 50]
-    evaluate(*words, "--judges", "--output", tmp_path / "run")
+    # Three figures are withheld: twelve prompts are too few for them.
+    evaluate(*words, "--judges", "--output", tmp_path / "run", code=3)
     rows = pq.read_table(tmp_path / "run" / "replies.parquet").to_pylist()
     texts = {name: [row["text"] for row in rows if row["system"] == name] for name in ("sft", "ppo")}
     assert all(len(found) == 12 and all(found) for found in texts.values()) and texts["sft"] != texts["ppo"]
