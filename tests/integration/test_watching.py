@@ -50,7 +50,7 @@ def test_the_training_board_shows_every_stage_that_trains(prometheus, trained):
         labels["stage"]: max(values)
         for labels, values in prometheus.series(f"sum by (stage) ({boards.of('ecr_train_steps')})")
     }
-    # Three networks of the recommender; the last values of a process that ends at once may not arrive.
+    # The last values of a process that ends at once may not arrive: at most as many as there were.
     assert set(steps) == {"critic", "sft", "ppo", "recommender"}, steps
     assert steps["ppo"] <= 6 and steps["sft"] <= 2
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 from ecr_ray.models import tiny
 from ecr_ray.serving import keys
 from tests.conftest import ROOT
+from tests.integration.conftest import free_port
 
 START_S = 240
 
@@ -67,12 +67,6 @@ def wait_for(what, found, seconds=60):
         assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
         time.sleep(0.25)
     return value
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="package")
