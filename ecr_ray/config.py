@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import difflib
 import inspect
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,26 @@ from ecr_ray.errors import UserError
 
 T = TypeVar("T")
 PipelineStage = Literal["prepare", "annotate", "score", "critic", "sft", "ppo", "recommender", "evaluate"]
+
+
+# What a number may be, by the name of its setting, which means the same in every stage. Whole numbers that stand
+# nowhere here count something there must be one of.
+_FROM_ZERO = {
+    *("canary_answers", "head_hidden", "knowledge_entities", "knowledge_triples", "max_failures", "max_requeues"),
+    *("pair_prompts", "patience", "port", "related_min_count", "retries", "seed", "talks", "value_warmup"),
+    "zero_stage",
+    # No LoRA; where a rank is needed the stage says so.
+    "lora_r",
+}
+_SHARES = {
+    *("canary_share", "floor", "gamma", "grace_share", "gpu_memory_utilization", "hindsight_share"),
+    *("lam", "max_failure_rate", "top_p", "valid_share", "warmup_share"),
+}
+_BELOW_ONE = {"dropout", "keep_above", "lora_dropout", "word_dropout"}
+_ABOVE_ZERO = {
+    *("clip", "cpus_per_engine", "cpus_per_worker", "epochs", "gradient_clip", "learning_rate", "max_weight"),
+    *("object_store_gib", "time_budget_s", "top_p", "value_clip"),
+}
 
 
 class ConfigError(UserError):
@@ -844,6 +865,8 @@ class EvaluateConfig:
     """Longest talk."""
     talk_films: int = 3
     """Films that are recommended a turn."""
+    talks_at_once: int = 16
+    """Talks that an actor holds at the same time where an endpoint plays the user or is the system."""
     talk_url: str = ""
     """Talk to a served system instead of the recommender alone: its address, as in http://127.0.0.1:8000."""
     talk_key_env: str = "ECR_API_KEY"
@@ -1004,7 +1027,8 @@ def load(cls: type[T], stage: str, argv: Sequence[str] | None = None, prog: str 
         argv: arguments without the program's name; `sys.argv[1:]` by default.
 
     Raises:
-        ConfigError: a file that cannot be read, an unknown key (with the nearest known one), a wrong type.
+        ConfigError: a file that cannot be read, an unknown key (with the nearest known one), a wrong type, a number out
+            of its range.
         SystemExit: a wrong command line (2), or --help (0).
     """
     import tyro
@@ -1020,7 +1044,11 @@ def load(cls: type[T], stage: str, argv: Sequence[str] | None = None, prog: str 
         values |= {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
     default = _typed(cls, values, f"[{stage}] of the profile or --config file")
     default = dataclasses.replace(default, profile=files.profile, config=files.config)
-    return tyro.cli(cls, default=default, args=argv, prog=prog, description=inspect.cleandoc(cls.__doc__ or ""))
+    settings = tyro.cli(cls, default=default, args=argv, prog=prog, description=inspect.cleandoc(cls.__doc__ or ""))
+    for name, value in vars(settings).items():
+        if fault := out_of_range(name, value):
+            raise ConfigError(f"--{name.replace('_', '-')} {value}: {fault}")
+    return settings
 
 
 def of_mapping(cls: type[T], stage: str, given: Mapping[str, Any]) -> T:
@@ -1044,6 +1072,22 @@ def of_mapping(cls: type[T], stage: str, given: Mapping[str, Any]) -> T:
         raise ConfigError(f"these arguments cannot be used: {dict(given)}") from error
 
 
+def out_of_range(name: str, value: Any) -> str:
+    """Why a setting cannot be this number; empty where it can, and where it is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    if not math.isfinite(value):
+        return "it must be a number"
+    if name in _SHARES and not 0 <= value <= 1:
+        return "it must be in 0-1"
+    if name in _BELOW_ONE and not 0 <= value < 1:
+        return "it must be in 0-1, and below 1"
+    if (name in _ABOVE_ZERO or name.endswith("_s")) and value <= 0:
+        return "it must be above 0"
+    least = 1 if isinstance(value, int) and name not in _FROM_ZERO else 0
+    return f"it must be at least {least}" if value < least else ""
+
+
 def load_judges(profile: str, config: str | None) -> dict[str, JudgeConfig]:
     """Every judge defined under a profile and a config file, by name."""
     tables: dict[str, dict[str, Any]] = {}
@@ -1055,6 +1099,9 @@ def load_judges(profile: str, config: str | None) -> dict[str, JudgeConfig]:
     for name, table in tables.items():
         if "model" not in table:
             raise ConfigError(f"[judges.{name}]: the key 'model' is missing")
+        for key, value in table.items():
+            if fault := out_of_range(key, value):
+                raise ConfigError(f"[judges.{name}]: {key} = {value}: {fault}")
     return {name: _typed(JudgeConfig, {**table, "name": name}, f"[judges.{name}]") for name, table in tables.items()}
 
 

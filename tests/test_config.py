@@ -9,6 +9,13 @@ from ecr_ray.config import ConfigError, ScoreConfig
 from tests.conftest import ROOT
 
 
+STAGES = {
+    name.removesuffix("Config").lower(): found
+    for name, found in vars(config).items()
+    if name.endswith("Config") and hasattr(found, "profile")
+}
+
+
 def load(*argv):
     return config.load(ScoreConfig, "score", argv)
 
@@ -34,6 +41,44 @@ def test_a_value_of_the_wrong_type_names_the_key(tmp_path):
     file.write_text('[score]\nseed = "five"\n')
     with pytest.raises(ConfigError, match="seed = 'five'"):
         load("--config", str(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "right", "said"),
+    [
+        ("engines", (0, -1), (1, 100), "at least 1"),
+        ("retries", (-1,), (0, 3), "at least 0"),
+        ("max_failure_rate", (-0.1, 1.1), (0.0, 1.0), "in 0-1"),
+        ("dropout", (1.0, -0.1), (0.0, 0.9), "below 1"),
+        ("deadline_s", (0.0, -3.0), (0.1,), "above 0"),
+        ("top_p", (0.0,), (1.0,), "above 0"),
+        ("temperature", (-1.0, float("nan"), float("inf")), (0.0, 2.0), ""),
+        ("overwrite", (), (False, True), ""),
+        ("input", (), ("", "sample"), ""),
+        ("limit", (0,), (None, 1), "at least 1"),
+    ],
+)
+def test_what_a_number_may_be(name, wrong, right, said):
+    assert not [value for value in right if config.out_of_range(name, value)]
+    faults = [config.out_of_range(name, value) for value in wrong]
+    assert all(faults) and all(said in fault for fault in faults)
+
+
+def test_a_number_out_of_its_range_names_the_option_wherever_it_stood(tmp_path):
+    with pytest.raises(ConfigError, match=r"--batch-size 0: it must be at least 1"):
+        load("--batch-size", "0")
+    file = tmp_path / "mine.toml"
+    file.write_text("[score]\nmax_failure_rate = 7.0\n[judges.mine]\nmodel = 'x'\nengines = 0\n")
+    with pytest.raises(ConfigError, match=r"--max-failure-rate 7.0: it must be in 0-1"):
+        load("--config", str(file))
+    with pytest.raises(ConfigError, match=r"\[judges.mine\]: engines = 0: it must be at least 1"):
+        config.load_judges("tiny", str(file))
+
+
+@pytest.mark.parametrize("profile", ["tiny", "node", "cluster"])
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_every_default_is_in_its_range(stage, profile):
+    assert config.load(STAGES[stage], stage, ["--profile", profile]).profile == profile
 
 
 def test_a_misspelt_profile_is_refused_with_the_nearest_one():

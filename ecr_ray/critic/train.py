@@ -50,8 +50,6 @@ def check(settings: CriticConfig) -> text.Reader:
         UserError: naming what is wrong and what to write instead.
     """
     training.batching(settings.batch, settings.micro_batch, settings.workers)
-    if not 0 <= settings.hindsight_share <= 1:
-        raise ConfigError(f"--hindsight-share {settings.hindsight_share} is not in 0-1")
     reader = text.Reader(text.load_tokenizer(settings.encoder), settings.max_length)
     # Asks for the tokens that an encoder's texts start with and are separated by.
     reader.encode([[]], ["a"])

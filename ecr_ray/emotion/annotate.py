@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ecr_ray import prompts, runs, storage
-from ecr_ray.config import AnnotateConfig, ConfigError
+from ecr_ray.config import AnnotateConfig
 from ecr_ray.data import reading, redial
 from ecr_ray.data.prepare import DIALOGUES_PER_FILE, TURNS_PER_FILE, PartWriter, Quarantine, reason_class
 from ecr_ray.data.reading import InputError
@@ -50,8 +50,6 @@ def check(settings: AnnotateConfig) -> reading.Source:
     Raises:
         UserError: it is not there, or a setting cannot be used.
     """
-    if not 0 <= settings.keep_above < 1:
-        raise ConfigError(f"--keep-above {settings.keep_above} is not in 0-1")
     annotators.choose(settings, 0)
     return reading.find(settings.input, "dialogues")
 

@@ -17,7 +17,7 @@ from ecr_ray.evaluation.statistics import Comparison, Figure
 from ecr_ray.recommender import catalogue, place
 from ecr_ray.recommender.catalogue import Catalogue
 
-NONE = "none"
+NONE, SERVED = "none", "served"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def hold(settings: EvaluateConfig, work: Path) -> Talked:
         ),
     }
     if settings.talk_url:
-        systems["served"] = partial(
+        systems[SERVED] = partial(
             partners.Served, settings.talk_url, settings.talk_key_env, count=settings.talk_films, seed=settings.seed
         )
     how = {
@@ -68,7 +68,12 @@ def hold(settings: EvaluateConfig, work: Path) -> Talked:
         "output_dir": str(work / "talks"),
         "seed": settings.seed,
     }
-    tables = {name: episodes.run_episodes(wishes, what, name, make, user, **how) for name, make in systems.items()}
+    tables = {
+        name: episodes.run_episodes(
+            wishes, what, name, make, user, at_once=settings.talks_at_once if url or name == SERVED else 1, **how
+        )
+        for name, make in systems.items()
+    }
     intervals = {"seed": settings.seed, "resamples": settings.bootstrap}
     return Talked(
         about=_about(settings, len(wishes), source),

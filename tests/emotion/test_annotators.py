@@ -41,7 +41,6 @@ def test_of_a_long_dialogue_the_oldest_messages_go_and_the_message_itself_never(
         ({"annotator": "nowhere"}, "there is no classifier 'nowhere'.*judges: .*ecr-tiny-judge"),
         ({"annotator": "ecr-tiny-reader"}, "has the heads satisfaction, not the nine emotions"),
         ({"annotator": "critic"}, "is a critic: it has no emotions"),
-        ({"keep_above": 1.0}, "--keep-above 1.0 is not in 0-1"),
     ],
 )
 def test_what_cannot_annotate_is_named(changes, said):

@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -92,7 +93,7 @@ def converse(user: Discreet, partner: Partner, target: str, watch: Watch, turns:
 
 
 class Talker:
-    """Ray actor: a system, and users who talk with it one after the other."""
+    """Ray actor: a system, and users who talk with it, one after the other or several at the same time."""
 
     def __init__(self, system: str, what: Catalogue, make_partner: Callable[[], Partner], spec: UserSpec) -> None:
         self._system, self._catalogue, self._spec = system, what, spec
@@ -121,6 +122,7 @@ def run_episodes(
     *,
     turns: int = TURNS,
     actors: int = 2,
+    at_once: int = 1,
     output_dir: str,
     seed: int,
 ) -> pa.Table:
@@ -130,6 +132,8 @@ def run_episodes(
         what: the films that users know.
         system: its name in the rows; several systems may share `output_dir`.
         make_partner: makes the system in an actor, as `functools.partial(Recommending, directory)` does.
+        at_once: talks that an actor holds at the same time. Endpoints answer many at once much faster than one after
+            the other; what computes in the actor itself gains nothing.
         output_dir: of one set of tasks, users, turns and seed: whoever calls sees to that.
 
     Returns:
@@ -142,58 +146,61 @@ def run_episodes(
     done = {row["task_id"] for row in _parts(output_dir, system)}
     left = [task for task in tasks if task.task_id not in done]
     if left:
-        for row in _talks(left, what, system, make_partner, user, min(actors, len(left)), turns, seed):
+        import ray
+
+        start = partial(_start, system, ray.put(what), make_partner, user, at_once)
+        for row in _talks(left, system, start, min(actors, len(left)), at_once, turns, seed):
             write(output_dir, row)
     return read(output_dir, system, tasks)
 
 
 def _talks(
-    tasks: Sequence[Task],
-    what: Catalogue,
-    system: str,
-    make_partner: Callable[[], Partner],
-    user: UserSpec,
-    actors: int,
-    turns: int,
-    seed: int,
+    tasks: Sequence[Task], system: str, start: Callable[[], Any], actors: int, at_once: int, turns: int, seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Rows as the talks end. A talk whose actor is lost begins anew; where that happens again and again, it is left."""
+    """Rows as the talks end. A talk whose actor is lost begins anew; where that happens again and again, it is left.
+
+    Args:
+        start: starts an actor.
+    """
     import ray
     from ray.exceptions import RayActorError
 
-    films = ray.put(what)
-    start = ray.remote(Talker).options(num_cpus=1, max_restarts=3, max_task_retries=3).remote
     waiting, busy = deque(tasks), {}
+    crew = [start() for _ in range(actors)]
 
-    def next_task(actor: Any) -> None:
+    def next_task(seat: int) -> None:
         if waiting:
             task = waiting.popleft()
-            busy[actor.talk.remote(task, turns, seed)] = (actor, task)
-        else:
-            ray.kill(actor)
+            busy[crew[seat].talk.remote(task, turns, seed)] = (seat, crew[seat], task)
 
-    crew = [start(system, films, make_partner, user) for _ in range(actors)]
     try:
-        ray.get([actor.ready.remote() for actor in crew])
-    except RayActorError as error:
-        raise SimulationError(f"the system {system} cannot be made: {_cause(error)}") from error
-    for actor in crew:
-        next_task(actor)
-    try:
+        try:
+            ray.get([actor.ready.remote() for actor in crew])
+        except RayActorError as error:
+            raise SimulationError(f"the system {system} cannot be made: {_cause(error)}") from error
+        for seat in [*range(actors)] * at_once:
+            next_task(seat)
         while busy:
             (ended,), _ = ray.wait(list(busy), num_returns=1)
-            actor, task = busy.pop(ended)
+            seat, actor, task = busy.pop(ended)
             try:
                 yield ray.get(ended)
             except RayActorError as error:
                 yield _row(system, task, _broken(LOST, error))
-                if waiting:
-                    next_task(start(system, films, make_partner, user))
-                continue
-            next_task(actor)
+                # One new actor for all the talks that were lost with it.
+                if waiting and crew[seat] is actor:
+                    crew[seat] = start()
+            next_task(seat)
     finally:
-        for actor, _ in busy.values():
+        for actor in crew:
             ray.kill(actor)
+
+
+def _start(system: str, films: Any, make_partner: Callable[[], Partner], user: UserSpec, at_once: int) -> Any:
+    import ray
+
+    how = {"num_cpus": 1, "max_restarts": 3, "max_task_retries": 3, "max_concurrency": at_once}
+    return ray.remote(Talker).options(**how).remote(system, films, make_partner, user)
 
 
 def _cause(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Who a simulated user talks with: a served system, a recommender alone, or one that names what is popular."""
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class Turn:
 
 
 class Partner(Protocol):
-    """A system under evaluation."""
+    """A system under evaluation, asked by several threads at a time."""
 
     def reply(self, messages: Sequence[Message]) -> Turn:
         """The answer to a talk whose last message is the user's.
@@ -86,14 +87,17 @@ class Recommending:
 
         self._recommender, self._count = Recommender(directory), count
         self._emotions = None if emotions == "none" else live.Live(emotions)
+        # Both remember what they read before, and a core computes no faster for two.
+        self._one_at_a_time = threading.Lock()
 
     def reply(self, messages: Sequence[Message]) -> Turn:
         """As `Partner.reply`; neither what was named nor what was recommended before."""
         dialogue: list[dict[str, Any]] = [
             {"role": m.role, "text": m.text, "movie_ids": list(m.film_ids), "emotions": []} for m in messages
         ]
-        felt = self._emotions.read(dialogue) if self._emotions else dialogue
-        films = self._recommender.recommend(felt, self._count).films
+        with self._one_at_a_time:
+            felt = self._emotions.read(dialogue) if self._emotions else dialogue
+            films = self._recommender.recommend(felt, self._count).films
         told = [f"{film.title}, which {film.reason.text}" for film in films]
         return Turn(_sentence(told), tuple(film.item_id for film in films))
 
