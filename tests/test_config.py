@@ -8,7 +8,6 @@ from ecr_ray import config
 from ecr_ray.config import ConfigError, ScoreConfig
 from tests.conftest import ROOT
 
-
 STAGES = {
     name.removesuffix("Config").lower(): found
     for name, found in vars(config).items()

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ecr_ray import runs, storage, training
+from ecr_ray import progress, runs, storage, training
 from ecr_ray.config import ConfigError, CriticConfig
 from ecr_ray.critic import evaluate, report, targets
 from ecr_ray.critic.targets import Turn
@@ -183,11 +183,9 @@ def _splits(turns: list[Turn], settings: CriticConfig) -> list[Turn]:
 
 def _add_hindsight(turns: list[Turn], settings: CriticConfig) -> None:
     """The reaction of every turn that has a next message, from the reader or from people; and `overall` with it."""
-    from tqdm import tqdm
-
     seen = [turn for turn in turns if turn.reaction_text]
     pool = predict.Pool(settings.reader, actors=settings.predictors)
-    with tqdm(total=len(seen), desc="reactions", unit="turn", dynamic_ncols=True) as bar:
+    with progress.bar("reactions", total=len(seen)) as bar:
         found = pool.predict(*targets.reader_view(map(_seen, seen)), progress=bar.update)
     pool.close()
     for turn, value in zip(seen, found.of(targets.SATISFACTION), strict=True):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ecr_ray import prompts, storage, training
+from ecr_ray import progress, prompts, storage, training
 from ecr_ray.config import EvaluateConfig
 from ecr_ray.data.reading import InputError
 from ecr_ray.encoders import predict
@@ -207,7 +207,7 @@ def sample(
             if not path.exists():
                 jobs.append((path, ([model.prompts[k] for k in chunk], [drawn[k] for k in chunk], how)))
     if jobs:
-        with progress(f"answers of {model.name}", len(jobs) * CHUNK) as bar:
+        with progress.bar(f"answers of {model.name}", total=len(jobs) * CHUNK) as bar:
 
             def keep(path: Path, found: list[Sample]) -> None:
                 storage.write_json(path, [[s.ids, s.log_probs, s.ended] for s in found])
@@ -223,15 +223,6 @@ def sample(
                 row[k] = Sample(*one)
         answers.append(row)
     return answers
-
-
-def progress(what: str, total: int) -> Any:
-    """A progress bar."""
-    import sys
-
-    from tqdm import tqdm
-
-    return tqdm(total=total, desc=what, mininterval=0.5 if sys.stderr.isatty() else 10)
 
 
 def text_of(tokenizer: Any, sample: Sample) -> str:
@@ -305,7 +296,8 @@ def of_endpoint(system: System, settings: EvaluateConfig, asked: Prompts, work: 
         found = json.loads(path.read_text())
         return _row(system, asked.rows[n], found["text"]) | {"ended": found["ended"]}
 
-    with ThreadPoolExecutor(endpoint.AT_ONCE) as threads, progress(f"answers of {system.name}", len(asked.rows)) as bar:
+    bar = progress.bar(f"answers of {system.name}", total=len(asked.rows))
+    with ThreadPoolExecutor(endpoint.AT_ONCE) as threads, bar:
         rows = []
         for row in threads.map(one, range(len(asked.rows))):
             rows.append(row)
@@ -405,7 +397,7 @@ def likelihood(
             found[places[k][0]] = (value, places[k][1])
         bar.update(len(chunk))
 
-    with progress(f"likelihood under {model.name}", len(jobs)) as bar:
+    with progress.bar(f"likelihood under {model.name}", total=len(jobs)) as bar:
         writers.run(
             model, "transformers", "likelihood", [(chunk, ([jobs[k] for k in chunk],)) for chunk in chunks], keep
         )

@@ -43,7 +43,7 @@ from ecr_ray.recommender import predict as recommender
 from ecr_ray.records import RunRecord
 
 # What decides how fast the figures come, not which.
-_SPEED = {"engines", "cpus_per_engine", "device", "overwrite", "compare"}
+_SPEED = {"engines", "cpus_per_engine", "device", "talks_at_once", "overwrite", "compare"}
 _PLACE = {"profile", "config", "output"}
 NONE = "none"
 
@@ -391,6 +391,7 @@ def _figures(
         + warnings.of_judges(scoring["judges"], teachers, length, position)
         + warnings.of_length(means, differences, names)
         + warnings.of_gains(differences, independent)
+        + warnings.of_users(talked.figures)
     )
     return Found(
         values=values,

@@ -78,7 +78,8 @@ def hold(settings: EvaluateConfig, work: Path) -> Talked:
     return Talked(
         about=_about(settings, len(wishes), source),
         table=pa.concat_tables(tables.values()),
-        figures=measures.figures(tables, settings.talk_turns, **intervals),
+        figures=measures.figures(tables, settings.talk_turns, **intervals)
+        + measures.of_users(tables, wishes, **intervals),
         comparisons=measures.differences(tables, settings.talk_turns, **intervals),
         broken={name: broken for name, table in tables.items() if (broken := measures.broken(table))},
     )

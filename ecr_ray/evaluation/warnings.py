@@ -9,6 +9,7 @@ import numpy as np
 from ecr_ray.evaluation import text_measures
 from ecr_ray.evaluation.lineage import Overlap
 from ecr_ray.evaluation.measures import Replies, equal_length_of
+from ecr_ray.evaluation.simulation.measures import KEPT
 from ecr_ray.evaluation.statistics import Comparison, Figure
 
 # A phrase of five words in so many of a system's replies, and so many times as often as in people's.
@@ -16,6 +17,8 @@ PHRASE_SHARE, PHRASE_TIMES = 0.2, 4.0
 SAME_SHARE = 0.1
 TRUNCATED_SHARE = 0.1
 LENGTH_BIAS, POSITION_BIAS = 0.3, 0.05
+# Of what a simulated user says, so much at least tells of what it looks for.
+WISH_SHARE = 0.5
 # The measure that is the critic's opinion.
 CLIMBED = "critic"
 
@@ -124,6 +127,24 @@ def of_length(figures: Sequence[Figure], comparisons: Sequence[Comparison], judg
                 )
                 found.append(Warning("length alone", gain.system, text))
     return found
+
+
+def of_users(talked: Sequence[Figure]) -> list[Warning]:
+    """Simulated users that do not say what they look for.
+
+    Args:
+        talked: figures of the talks.
+    """
+    return [
+        Warning(
+            "simulated user",
+            figure.system,
+            f"Of what the simulated users said to {figure.system}, {figure.value:.0%} of the messages tell of a film "
+            "that they like or look for: a success is rather luck than listening.",
+        )
+        for figure in talked
+        if figure.measure == KEPT and figure.high is not None and figure.high < WISH_SHARE
+    ]
 
 
 def of_gains(comparisons: Sequence[Comparison], independent: Sequence[str]) -> list[Warning]:

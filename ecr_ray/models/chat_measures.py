@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ecr_ray import prompts
+from ecr_ray import progress, prompts
 from ecr_ray.data import reading
 from ecr_ray.data.titles import Titles
 from ecr_ray.data.titles import load as load_titles
 from ecr_ray.evaluation.text_measures import distinct_corpus as distinct
 from ecr_ray.evaluation.text_measures import distinct_each
 from ecr_ray.models import ngram, tiny
-from ecr_ray.models.measuring import interval, progress, read
+from ecr_ray.models.measuring import interval, read
 from ecr_ray.policy import recipes, tokens
 
 MAX_LENGTH = 512
@@ -76,7 +76,7 @@ def model_loss(
     rows.sort(key=lambda entry: len(entry[1]["input_ids"]))
     found = np.zeros((len(conversations), 2))
     with torch.inference_mode():
-        for start in progress(range(0, len(rows), 16), "likelihood"):
+        for start in progress.bar("likelihood", range(0, len(rows), 16)):
             batch = rows[start : start + 16]
             longest = max(len(row["input_ids"]) for _, row in batch)
             ids = torch.full((len(batch), longest), pad)
@@ -97,7 +97,7 @@ def model_loss(
 def ngram_loss(lm: ngram.BackOff, conversations: Sequence[Sequence[dict[str, list[int]]]]) -> list[tuple[float, int]]:
     """The same under an n-gram model."""
     found = []
-    for rows in progress(conversations, "n-gram"):
+    for rows in progress.bar("n-gram", conversations):
         nats, count = 0.0, 0
         for row in rows:
             words = ["<s>", *ngram.words(row["input_ids"])]
@@ -140,7 +140,7 @@ def generate(model: Any, tokenizer: Any, asked: Sequence[tuple[str, tuple, str]]
 
     torch.manual_seed(seed)
     replies = []
-    for start in progress(range(0, len(asked), 32), "replies"):
+    for start in progress.bar("replies", range(0, len(asked), 32)):
         batch = asked[start : start + 32]
         chats = [tokenizer.apply_chat_template(list(chat), tokenize=False) for _, chat, _ in batch]
         tokenizer.truncation_side = "left"

@@ -1,8 +1,6 @@
-"""What the measures of the bundled models share: intervals over dialogues, reading, progress."""
+"""What the measures of the bundled models share: intervals over dialogues, reading."""
 
-import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
@@ -29,10 +27,3 @@ def interval(value: Callable[[np.ndarray], float], groups_N: np.ndarray, seed: i
 def read(location: str) -> Iterator[reading.Row | reading.Rejected]:
     """Dialogues by the name that `--input` takes."""
     return reading.read(reading.find(location), max_message_chars=20_000, number_rows=False)
-
-
-def progress(over: Any, what: str) -> Any:
-    """The same with a progress bar."""
-    from tqdm import tqdm
-
-    return tqdm(over, desc=what, mininterval=0.5 if sys.stderr.isatty() else 10)

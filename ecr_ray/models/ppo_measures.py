@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from ecr_ray import progress
 from ecr_ray.data import reading
 from ecr_ray.data.titles import Titles
 from ecr_ray.data.titles import load as load_titles
 from ecr_ray.encoders import predict
 from ecr_ray.models import chat_measures, ngram, tiny
 from ecr_ray.models.chat_measures import Reply, reply_rows
-from ecr_ray.models.measuring import interval, progress, read
+from ecr_ray.models.measuring import interval, read
 from ecr_ray.policy import sampling, weights
 from ecr_ray.policy.ppo import networks, questions
 from ecr_ray.policy.ppo.loop import seeds
@@ -99,7 +100,7 @@ def answer(model: Any, tokenizer: Any, asked: Sequence[Question], drawn: Sequenc
     """A sampled answer to every question, drawn as PPO draws them."""
     found: list[Sample] = []
     how, ids = Sampling(MAX_TOKENS, rows=ROWS), (tokenizer.eos_token_id, tokenizer.pad_token_id)
-    for begin in progress(range(0, len(asked), ROWS), what):
+    for begin in progress.bar(what, range(0, len(asked), ROWS)):
         part = [question.ids for question in asked[begin : begin + ROWS]]
         found += sampling.generate(model, part, drawn[begin : begin + ROWS], how, *ids)
     return found
@@ -155,7 +156,7 @@ def _kl(after: Any, before: Any, asked: Sequence[Question], samples: Sequence[Sa
 
 def _judges(asked: list[Question], tokenizer: Any, systems: Mapping[str, System]) -> dict[str, dict[str, np.ndarray]]:
     """Judge → system → its figure of every answer, (N,)."""
-    lm = ngram.estimate(row["input_ids"] for row in progress(chat_measures.train_rows(tokenizer), "n-gram"))
+    lm = ngram.estimate(row["input_ids"] for row in progress.bar("n-gram", chat_measures.train_rows(tokenizer)))
     critic = {name: _critic(asked, system.texts) for name, system in systems.items()}
     human = _embedded(systems[PEOPLE].texts)
     near = {name: (_embedded(system.texts) * human).sum(1) for name, system in systems.items() if name != PEOPLE}

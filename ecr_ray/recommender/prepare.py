@@ -4,7 +4,6 @@ Everything lies in the stage's work directory, which all nodes share.
 """
 
 import pickle
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ecr_ray import storage
+from ecr_ray import progress, storage
 from ecr_ray.config import RecommenderConfig
 from ecr_ray.data import reading
 from ecr_ray.data.reading import InputError
@@ -125,10 +124,7 @@ def prepare(settings: RecommenderConfig, what: Catalogue, work: Path) -> None:
 
 
 def _vectors(settings: RecommenderConfig, texts: list[str]) -> np.ndarray:
-    from tqdm import tqdm
-
-    slow = not sys.stderr.isatty()
-    with tqdm(total=len(texts), desc="sentences", mininterval=10 if slow else 0.5, dynamic_ncols=True) as bar:
+    with progress.bar("sentences", total=len(texts)) as bar:
         return embed.spread(
             texts,
             settings.encoder,

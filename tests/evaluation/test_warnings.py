@@ -1,9 +1,11 @@
 """Planted cheats are caught, and honest systems are not accused."""
 
 import numpy as np
+import pytest
 
 from ecr_ray.evaluation import warnings
 from ecr_ray.evaluation.lineage import Overlap
+from ecr_ray.evaluation.simulation.measures import KEPT, SUCCESS
 from ecr_ray.evaluation.statistics import Comparison, Figure
 from tests.evaluation.test_measures import said
 
@@ -90,3 +92,15 @@ def test_a_gain_that_goes_with_the_length_is_told():
     # Where there is no gain there is nothing to explain.
     assert warnings.of_length([equal(0.05, -0.4)], [gain("j: overall, 0-9", -0.1)], ["j"]) == []
     assert "nobody can say" in warnings.of_length([equal(None, None)], better, ["j"])[0].text
+
+
+@pytest.mark.parametrize(("value", "high", "warned"), [(0.3, 0.4, True), (0.4, 0.55, False), (0.9, 0.95, False)])
+def test_users_who_do_not_say_what_they_look_for_are_caught(value, high, warned):
+    figures = [
+        Figure(KEPT, "popular", value, value - 0.1, high, 40, 40),
+        Figure(SUCCESS, "popular", 0.1, 0.05, 0.15, 40, 40),
+        Figure(KEPT, "ours", None, None, None, 2, 2, "too few"),
+    ]
+    found = warnings.of_users(figures)
+    assert [(warning.kind, warning.about) for warning in found] == [("simulated user", "popular")] * warned
+    assert not warned or "30% of the messages" in found[0].text

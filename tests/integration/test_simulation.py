@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 
@@ -12,7 +13,7 @@ import pytest
 
 from ecr_ray.evaluation.simulation import episodes, measures, users
 from ecr_ray.evaluation.simulation.leaking import Watch
-from ecr_ray.evaluation.simulation.partners import POPULAR, Popular, Recommending
+from ecr_ray.evaluation.simulation.partners import POPULAR, Popular, Recommending, Turn
 from ecr_ray.evaluation.simulation.tasks import SimulationError, draw_tasks
 from ecr_ray.evaluation.simulation.users import UserSpec
 from ecr_ray.recommender import catalogue, place
@@ -103,6 +104,23 @@ def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(cluster, tm
     assert success.difference == pytest.approx(
         sum(e.success for e in expected) / TASKS - sum(popular["success"].to_pylist()) / TASKS
     )
+
+
+def test_an_actor_holds_several_talks_at_the_same_time(cluster, tmp_path, what, tasks):
+    class Meeting:
+        """Answers when three have asked, and gives up when they do not come."""
+
+        def __init__(self):
+            self._three = threading.Barrier(3)
+
+        def reply(self, messages):
+            self._three.wait(timeout=60)
+            return Turn("How about it?", ())
+
+    how = {"turns": 1, "actors": 1, "at_once": 3, "output_dir": str(tmp_path), "seed": 0}
+    table = episodes.run_episodes(tasks[:6], what, "meeting", Meeting, UserSpec(), **how)
+    assert table["status"].to_pylist() == ["ok"] * 6
+    assert table["task_id"].to_pylist() == [task.task_id for task in tasks[:6]]
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ecr_ray import storage
+from ecr_ray import progress, storage
 from ecr_ray.evaluation.simulation import users
 from ecr_ray.evaluation.simulation.calls import NoAnswer
 from ecr_ray.evaluation.simulation.leaking import Watch
@@ -149,7 +149,8 @@ def run_episodes(
         import ray
 
         start = partial(_start, system, ray.put(what), make_partner, user, at_once)
-        for row in _talks(left, system, start, min(actors, len(left)), at_once, turns, seed):
+        held = _talks(left, system, start, min(actors, len(left)), at_once, turns, seed)
+        for row in progress.bar(f"talks with {system}", held, total=len(tasks), done=len(done)):
             write(output_dir, row)
     return read(output_dir, system, tasks)
 

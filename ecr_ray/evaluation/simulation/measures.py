@@ -4,19 +4,23 @@ A talk in which somebody did not answer has no result: it is neither a failure n
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ecr_ray.data.knowledge import normal
 from ecr_ray.evaluation import statistics
 from ecr_ray.evaluation.simulation.episodes import OK
 from ecr_ray.evaluation.simulation.partners import POPULAR
+from ecr_ray.evaluation.simulation.tasks import Task
 from ecr_ray.evaluation.statistics import Comparison, Figure
 
 SUCCESS, NAMED = "success rate", "success rate by the reply's words"
 TURNS, TURNS_TO_SUCCESS = "turns, failures as the longest talk", "turns to success"
+KEPT, STOPPED = "user: messages that tell of its wish, share", "user: stopped from saying the title, times a talk"
 
 
 def values(talks: pa.Table, turns: int) -> dict[str, np.ndarray]:
@@ -61,6 +65,33 @@ def figures(systems: Mapping[str, pa.Table], turns: int, *, seed: int, resamples
             at = ~np.isnan(value_N) | ~ok_N
             found.append(statistics.figure(measure, system, value_N[at], tasks[at], seed=seed, resamples=resamples))
     return found
+
+
+def of_users(
+    systems: Mapping[str, pa.Table], tasks: Sequence[Task], *, seed: int, resamples: int = 1000
+) -> list[Figure]:
+    """How well the users played: what a success is worth depends on it."""
+    wishes = {task.task_id: task for task in tasks}
+    found = []
+    for system, talks in systems.items():
+        rows = talks.to_pylist()
+        played = {
+            KEPT: [_kept(row, wishes[row["task_id"]]) for row in rows],
+            STOPPED: [float(row["leaks_stopped"]) for row in rows],
+        }
+        ok_N, names = _ok(talks), _tasks(talks)
+        for measure, value_N in played.items():
+            of_talks = np.where(ok_N, np.array(value_N, dtype=float), np.nan)
+            found.append(statistics.figure(measure, system, of_talks, names, seed=seed, resamples=resamples))
+    return found
+
+
+def _kept(row: Mapping[str, Any], wish: Task) -> float:
+    """The share of a user's messages that hold something it likes or looks for; thanks for the film aside."""
+    said = [message["text"] for message in row["messages"] if message["role"] == "seeker"]
+    said = said[:-1] if row["success"] else said
+    names = [f" {normal(name)} " for name in (*wish.likes, *(name for _, name in wish.facts))]
+    return float(np.mean([any(name in f" {normal(text)} " for name in names) for text in said])) if said else np.nan
 
 
 def differences(

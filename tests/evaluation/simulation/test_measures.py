@@ -6,6 +6,7 @@ import pytest
 
 from ecr_ray.evaluation.simulation import measures
 from ecr_ray.evaluation.simulation.episodes import EPISODES
+from ecr_ray.evaluation.simulation.tasks import Task
 
 
 def talks(*found, system="s"):
@@ -82,3 +83,40 @@ def test_systems_are_compared_task_by_task():
 def test_systems_with_other_tasks_are_not_compared():
     with pytest.raises(ValueError, match="talked with other users"):
         measures.differences({"s": OURS, "popular": THEIRS.slice(1)}, 8, seed=0)
+
+
+def said(*texts, success=False, leaks=0):
+    """A talk with these words of the user."""
+    messages = [{"role": "seeker", "text": text, "film_ids": []} for text in texts]
+    messages.insert(1, {"role": "recommender", "text": "Some Drama with Ada Moon?", "film_ids": []})
+    return talks((success, success, 1)).to_pylist()[0] | {"messages": messages, "leaks_stopped": leaks}
+
+
+def of_users(*rows):
+    rows = [row | {"task_id": f"t{n}"} for n, row in enumerate(rows)]
+    tasks = [
+        Task(row["task_id"], "1", ("Old Love",), (("genre", "Drama"), ("star", "Ada Moon")), "sad") for row in rows
+    ]
+    table = pa.Table.from_pylist(rows, EPISODES)
+    return {f.measure: f for f in measures.of_users({"s": table}, tasks, seed=0, resamples=100)}
+
+
+def test_how_well_a_user_played():
+    rows = [
+        # Likes and facts count, whatever their spelling; words that only hold a name do not; nor do the other's.
+        said("I adore OLD LOVE!", "A drama, please.", "Dramatic.", "No."),
+        # The thanks for the film are no message of the wish.
+        said("With ada moon?", "Yes, that is the one!", success=True, leaks=2),
+        said("Hello.", "Who are you?"),
+        said("Hello.", "Drama.", leaks=1),
+        said("Drama", "Drama"),
+    ]
+    found = of_users(*rows)
+    assert found[measures.KEPT].value == pytest.approx((0.5 + 1 + 0 + 0.5 + 1) / 5)
+    assert found[measures.STOPPED].value == pytest.approx(3 / 5) and found[measures.KEPT].n == 5
+
+
+def test_of_a_user_who_did_not_answer_nothing_is_said():
+    silent = said("Drama") | {"status": "http_500", "success": None}
+    found = of_users(*[silent] * 9, said("Drama", "Hm"))
+    assert found[measures.KEPT].value is None and found[measures.KEPT].withheld
