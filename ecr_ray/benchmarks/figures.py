@@ -2,8 +2,8 @@
 
 Between `<!-- NAME -->` and `<!-- /NAME -->` stands what `results/NAME.json` (a benchmark record, as a table) or
 `results/NAME.txt` (a command's output, as a block) says; nothing there is typed by hand. Some names have a table of
-their own: `metrics`, `ppo-sweep` and `ppo-verifiable` (the bundled policy's runs), `emotion`, `recommender`, `linking`
-and `evaluation`.
+their own: `metrics`, `ppo-sweep` and `ppo-verifiable` (the bundled policy's runs), `emotion`, `recommender`, `linking`,
+`evaluation` and `evaluation-llm`.
 """
 
 import json
@@ -53,6 +53,9 @@ def _shown(results: Path, name: str) -> str:
         return emotion_card.summary(json.loads((tiny.HERE / "ecr-tiny-emotion" / "run.json").read_text()))
     if name == "evaluation":
         return evaluation_card.summary(json.loads((results / "evaluation.json").read_text()))
+    if name == "evaluation-llm":
+        run, rated = (json.loads((results / f"{file}.json").read_text()) for file in (name, "people-llm"))
+        return evaluation_card.aspects(run, rated)
     if (results / f"{name}.txt").is_file():
         return "```text\n" + (results / f"{name}.txt").read_text().rstrip() + "\n```"
     content = json.loads((results / f"{name}.json").read_text())

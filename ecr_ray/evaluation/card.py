@@ -1,42 +1,93 @@
 """A finished evaluation in the README: its headline table and what it warns of, from its run record.
 
-`python -m ecr_ray.evaluation.card RUN` puts a run's record where the README's table is made from.
+`python -m ecr_ray.evaluation.card RUN [NAME]` puts a run's record where the README's table NAME is made from.
 """
 
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ecr_ray
+from ecr_ray.critic import people
+from ecr_ray.evaluation.measures import judged_measure
 from ecr_ray.evaluation.report import headline_measures, number
+from ecr_ray.models import judge_measures
+from ecr_ray.prompts import RUBRICS
 
 
 def summary(run: Mapping[str, Any]) -> str:
-    """As Markdown."""
+    """The headline table, warnings and talks, as Markdown."""
+    wanted = headline_measures([j["name"] for j in run["judges"]], run["strengths"], run["config"]["baseline"])
+    told = ["What the report says before its figures:", "", *_warned(run)]
+    return "\n".join([*_table(run, wanted), "", _note(run), "", *told, *_talks(run)])
+
+
+def aspects(run: Mapping[str, Any], people: Mapping[str, Any]) -> str:
+    """What a judge says aspect by aspect, warnings, talks, and how far it goes with people at all; as Markdown.
+
+    Args:
+        people: a record of `python -m ecr_ray.models.measure judge --judge ...`.
+    """
+    (judge,) = [judge["name"] for judge in run["judges"]]
+    wanted = [judged_measure(judge, aspect) for aspect in (*RUBRICS[run["config"]["rubric"]].aspects, "overall")]
+    told = ["What the report says before its figures:", "", *_warned(run)]
+    parts = [*_table(run, wanted), "", _note(run), "", *told, *_talks(run), "", *_with_people(judge, people)]
+    return "\n".join(parts)
+
+
+def _table(run: Mapping[str, Any], wanted: Sequence[str]) -> list[str]:
     systems = [word.partition("=")[0] for word in run["config"]["systems"]]
     cells: dict[tuple[str, str], Mapping[str, Any]] = {
         (figure["measure"], figure["system"]): figure for figure in (*run["figures"], *run["strengths"])
     }
-    wanted = headline_measures([j["name"] for j in run["judges"]], run["strengths"], run["config"]["baseline"])
     lines = [f"| | {' | '.join(systems)} |", f"|---|{'---|' * len(systems)}"]
     for measure in wanted:
         if any((measure, system) in cells for system in systems):
             lines.append(f"| {measure} | {' | '.join(_cell(cells.get((measure, s))) for s in systems)} |")
-    told = [f"- **{warning['kind']}**: {warning['text']}" for warning in run["warnings"]]
-    talks = [f"| {f['measure']} | {f['system']} | {_cell(f)} | {f['n']} |" for f in run["talks"]["figures"]]
-    if talks:
-        talks = ["", run["talks"]["about"], "", "| | | (95 %) | talks |", "|---|---|---|---|", *talks]
+    return lines
+
+
+def _warned(run: Mapping[str, Any]) -> list[str]:
+    return [f"- **{warning['kind']}**: {warning['text']}" for warning in run["warnings"]]
+
+
+def _talks(run: Mapping[str, Any]) -> list[str]:
+    rows = [f"| {f['measure']} | {f['system']} | {_cell(f)} | {f['n']} |" for f in run["talks"]["figures"]]
+    return ["", run["talks"]["about"], "", "| | | (95 %) | talks |", "|---|---|---|---|", *rows] if rows else []
+
+
+def _note(run: Mapping[str, Any]) -> str:
     rows = run["rows"]
-    note = (
+    return (
         f"{rows['prompts']} prompts of {rows['dialogues']} dialogues, {run['config']['input']}, split "
         f"{run['config']['split']}; 95 % intervals over dialogues, {run['config']['bootstrap']} resamples, seed "
         f"{run['seed']}; {sum(run['timings_s'].values()) / 60:.0f} minutes on {run['hardware']['cores']} cores. "
         f"`{shlex.join(['python', *run['command']])}`"
     )
-    return "\n".join([*lines, "", note, "", "What the report says before its figures:", "", *told, *talks])
+
+
+def _with_people(judge: str, record: Mapping[str, Any]) -> list[str]:
+    """Spearman of the judge's `overall` with what people said, beside what needs no judge."""
+    columns = [judge, judge_measures.UNTRAINED, people.LENGTH, people.CEILING]
+    cells = {(row["head"], row["model"]): row for row in record["rows"] if row["measure"].startswith("Spearman")}
+    lines = [
+        f"How far `{judge}`, overall, goes with people who rated {record['held_out']:,} turns of ReDial (Spearman, 95 % "
+        f"over dialogues, seed {record['seed']}; `{shlex.join(record['command'])}`):",
+        "",
+        f"| people's | {' | '.join(columns)} | turns |",
+        f"|---|{'---|' * (len(columns) + 1)}",
+    ]
+    for head in dict.fromkeys(head for head, _ in cells):
+        found = [cells[head, column] for column in columns]
+        lines.append(f"| {head} | {' | '.join(map(_number, found))} | {found[0]['n']} |")
+    return lines
+
+
+def _number(row: Mapping[str, Any]) -> str:
+    return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 
 def _cell(figure: Mapping[str, Any] | None) -> str:
@@ -58,4 +109,5 @@ def publish(run: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    publish(Path(sys.argv[1]), Path(ecr_ray.__file__).parent / "benchmarks" / "results" / "evaluation.json")
+    run, name = Path(sys.argv[1]), (*sys.argv[2:], "evaluation")[0]
+    publish(run, Path(ecr_ray.__file__).parent / "benchmarks" / "results" / f"{name}.json")

@@ -23,6 +23,11 @@ REFERENCE = "it is the reference"
 CHOOSING = "KL of best-of-N from its policy, nats an answer, at most (no measurement: log N - (N-1)/N)"
 
 
+def judged_measure(judge: str, aspect: str = "overall") -> str:
+    """What a judge's rating of an aspect is called."""
+    return f"{judge}: {aspect.replace('_', ' ')}, 0-9"
+
+
 @dataclass(frozen=True)
 class Replies:
     """All replies by system, along the prompts; None where there is none."""
@@ -216,7 +221,7 @@ def of_judges(replies: Replies, judgments: Iterable[Mapping[str, Any]], aspects:
     found: Values = {}
     for row in judgments:
         for aspect in (*aspects, "overall"):
-            by_system = found.setdefault(f"{row['judge']}: {aspect.replace('_', ' ')}, 0-9", {})
+            by_system = found.setdefault(judged_measure(row["judge"], aspect), {})
             into = by_system.setdefault(row["system"], np.full(len(at), np.nan))
             into[at[row["turn_id"]]] = np.nan if row[aspect] is None else 9 * row[aspect]
     return found
@@ -266,7 +271,7 @@ def at_equal_length(
     """How far every system is ahead of the baseline in a judge's eyes, with the length of replies taken out."""
     found = []
     for judge in judges:
-        by_system = values.get(f"{judge}: overall, 0-9", {})
+        by_system = values.get(judged_measure(judge), {})
         for system in by_system if baseline in by_system else ():
             if system != baseline:
                 ahead_N, longer_N = (of[system] - of[baseline] for of in (by_system, values["words"]))

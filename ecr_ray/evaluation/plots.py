@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ecr_ray import pages, prompts
-from ecr_ray.evaluation.measures import CHOOSING
+from ecr_ray.evaluation.measures import CHOOSING, judged_measure
 
 if TYPE_CHECKING:
     from ecr_ray.evaluation.report import Found
@@ -61,7 +61,7 @@ def _distributions(found: "Found", systems: Sequence[str], main: str) -> Plot | 
 def _radar(run: Mapping[str, Any], found: "Found", systems: Sequence[str], judge: str) -> Plot | None:
     aspects = [aspect.replace("_", " ") for aspect in prompts.RUBRICS[run["config"]["rubric"]].aspects]
     cells = {(f.measure, f.system): f.value for f in found.figures}
-    means = {s: [cells.get((f"{judge}: {aspect}, 0-9", s)) for aspect in aspects] for s in systems}
+    means = {s: [cells.get((judged_measure(judge, aspect), s)) for aspect in aspects] for s in systems}
     means = {system: row for system, row in means.items() if None not in row}
     if not means:
         return None

@@ -12,7 +12,7 @@ import pyarrow as pa
 from ecr_ray import pages, prompts, storage
 from ecr_ray.evaluation import plots
 from ecr_ray.evaluation.asking import Prompts
-from ecr_ray.evaluation.measures import CHOOSING, Values, equal_length_of
+from ecr_ray.evaluation.measures import CHOOSING, Values, equal_length_of, judged_measure
 from ecr_ray.evaluation.statistics import Comparison, Figure
 from ecr_ray.evaluation.talks import Talked
 from ecr_ray.evaluation.warnings import Warning
@@ -117,7 +117,7 @@ def _main(run: Mapping[str, Any], found: Found) -> str:
     """The measure that breakdowns and examples go by: an independent judge's, else a judge's, else the critic's."""
     names = [judge["name"] for judge in found.scoring["judges"]]
     ordered = sorted(names, key=lambda name: name in found.teachers)
-    known = [f"{name}: overall, 0-9" for name in ordered if f"{name}: overall, 0-9" in found.values]
+    known = [judged_measure(name) for name in ordered if judged_measure(name) in found.values]
     return known[0] if known else "critic" if "critic" in found.values else "words"
 
 
@@ -129,7 +129,7 @@ def headline_measures(judges: Sequence[str], strengths: Sequence[Mapping[str, An
         strengths: figures of pairwise comparisons, as JSON.
     """
     return [
-        *[f"{judge}: overall, 0-9" for judge in judges],
+        *[judged_measure(judge) for judge in judges],
         *[equal_length_of(judge, baseline) for judge in judges],
         *dict.fromkeys(figure["measure"] for figure in strengths),
         "critic",
@@ -206,7 +206,7 @@ def disagreement(run: Mapping[str, Any], found: Found, system: str) -> np.ndarra
     """How far the ranks that judges and critic give a system's replies are apart, (N,); None for one opinion."""
     from scipy.stats import rankdata
 
-    names = [f"{judge['name']}: overall, 0-9" for judge in found.scoring["judges"]] + ["critic"]
+    names = [judged_measure(judge["name"]) for judge in found.scoring["judges"]] + ["critic"]
     known = [found.values[name][system] for name in names if name in found.values and system in found.values[name]]
     if len(known) < 2:
         return None

@@ -33,7 +33,7 @@ from ecr_ray.evaluation import (
     warnings,
 )
 from ecr_ray.evaluation.asking import Prompts
-from ecr_ray.evaluation.measures import Replies, Values
+from ecr_ray.evaluation.measures import Replies, Values, judged_measure
 from ecr_ray.evaluation.report import Found
 from ecr_ray.evaluation.systems import System
 from ecr_ray.models import tiny
@@ -409,7 +409,7 @@ def _figures(
 
 
 def _length_bias(judge: str, said: Replies, values: Values, how: Mapping[str, Any]) -> statistics.Figure | None:
-    measure = f"{judge}: overall, 0-9"
+    measure = judged_measure(judge)
     if measure not in values or len(said.texts) < 2:
         return None
     ratings, words = (np.concatenate([values[name][s] for s in said.texts]) for name in (measure, "words"))

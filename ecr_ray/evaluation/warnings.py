@@ -8,7 +8,7 @@ import numpy as np
 
 from ecr_ray.evaluation import text_measures
 from ecr_ray.evaluation.lineage import Overlap
-from ecr_ray.evaluation.measures import Replies, equal_length_of
+from ecr_ray.evaluation.measures import Replies, equal_length_of, judged_measure
 from ecr_ray.evaluation.simulation.measures import KEPT
 from ecr_ray.evaluation.statistics import Comparison, Figure
 
@@ -116,7 +116,7 @@ def of_length(figures: Sequence[Figure], comparisons: Sequence[Comparison], judg
     """Systems that a judge finds better than the baseline, and no better where replies are equally long."""
     found = []
     for judge in judges:
-        gains = {c.system: c for c in comparisons if c.measure == f"{judge}: overall, 0-9" and (c.low or 0) > 0}
+        gains = {c.system: c for c in comparisons if c.measure == judged_measure(judge) and (c.low or 0) > 0}
         for figure in figures:
             gain = gains.get(figure.system)
             if gain and figure.measure == equal_length_of(judge, gain.against) and (figure.low or 0) <= 0:
@@ -160,7 +160,7 @@ def of_gains(comparisons: Sequence[Comparison], independent: Sequence[str]) -> l
         others = [
             c
             for c in comparisons
-            if c.system == gain.system and any(c.measure == f"{judge}: overall, 0-9" for judge in independent)
+            if c.system == gain.system and any(c.measure == judged_measure(judge) for judge in independent)
         ]
         if others and not any(c.low is not None and c.low > 0 for c in others):
             text = (

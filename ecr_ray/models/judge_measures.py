@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from ecr_ray import prompts
 from ecr_ray.critic import people
 from ecr_ray.data import ratings
 from ecr_ray.data.ratings import Rated
@@ -26,18 +27,39 @@ _ROOT = Path(__file__).parents[2]
 
 
 def measure(directory: Path, seed: int) -> dict[str, Any]:
-    """All figures of the judge: of its overall score, and of each aspect by itself."""
+    """All figures of a bundled judge, or of one made like it: of its overall score, and of each aspect by itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "judge.toml"
+        config.write_text(_table(directory.name, str(directory)))
+        found = against_people(directory.name, str(config), judging.RUBRIC.name, seed)
+    return found | {"labels": judging.LABELS}
+
+
+def against_people(judge: str, config: str | None, rubric: str, seed: int) -> dict[str, Any]:
+    """How far any judge goes with every kind of rating, beside baselines.
+
+    Args:
+        judge: its name; `config` is the file that defines it, if it is not one of those known by name.
+
+    Returns:
+        `rows` as of people.against.
+
+    Raises:
+        UserError: the scoring failed, or left a turn out.
+    """
     held_out = [turn for turn in ratings.rated_turns() if ratings.is_held_out(turn.dialogue_id)]
-    name = directory.name
-    scores = {name: (ours := score(held_out, str(directory)))["overall"]}
-    scores |= {f"its {aspect}": ours[aspect] for aspect in judging.RUBRIC.aspects}
-    scores[UNTRAINED] = score(held_out, "tiny:0")["overall"]
-    found = people.against(held_out, scores, name, resamples=RESAMPLES, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        random = Path(folder) / "judge.toml"
+        random.write_text(_table("random", "tiny:0"))
+        scores = {judge: (ours := score(held_out, judge, config, rubric))["overall"]}
+        scores |= {f"its {aspect}": ours[aspect] for aspect in prompts.RUBRICS[rubric].aspects}
+        scores[UNTRAINED] = score(held_out, "random", str(random), rubric)["overall"]
+    found = people.against(held_out, scores, judge, resamples=RESAMPLES, seed=seed)
     rows = [{**row, "measure": f"{row['measure']}, {row['head']}"} for row in found]
-    return {"rows": rows, "labels": judging.LABELS, "held_out": len(held_out)}
+    return {"rows": rows, "held_out": len(held_out)}
 
 
-def score(turns: Sequence[Rated], model: str) -> dict[str, np.ndarray]:
+def score(turns: Sequence[Rated], judge: str, config: str | None, rubric: str) -> dict[str, np.ndarray]:
     """The judge's scores of every turn by aspect, and `overall`, (N,) each; jobs/score.py gives them.
 
     Raises:
@@ -50,15 +72,20 @@ def score(turns: Sequence[Rated], model: str) -> dict[str, np.ndarray]:
             for n, turn in enumerate(turns)
         ]
         (work / "turns.jsonl").write_text("\n".join(map(json.dumps, lines)))
-        judge = {"model": model, "device": "cpu", "max_model_len": 2048, "max_num_seqs": 64, "dtype": "float32"}
-        settings = "\n".join(f"{key} = {json.dumps(value)}" for key, value in judge.items())
-        (work / "judge.toml").write_text(f"[judges.measured]\n{settings}\n")
-        words = [sys.executable, str(_ROOT / "jobs" / "score.py"), "--config", str(work / "judge.toml")]
-        words += ["--judges", "measured", "--input", str(work / "turns.jsonl"), "--output", str(work / "scores")]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        words = [sys.executable, str(_ROOT / "jobs" / "score.py"), "--judges", judge, "--rubric", rubric]
+        words += ["--config", config] if config else []
+        words += ["--max-failure-rate", "0", "--input", str(work / "turns.jsonl"), "--output", str(work / "scores")]
+        # Its progress is shown as it comes.
+        done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            raise UserError(f"jobs/score.py ended with {done.returncode}: {done.stderr[-2000:]}")
+            raise UserError(f"jobs/score.py ended with {done.returncode}: {done.stdout[-2000:]}")
         table = pq.read_table(work / "scores" / "scores.parquet").to_pylist()
     by_id = {row["turn_id"]: row for row in table}
-    names = [*judging.RUBRIC.aspects, "overall"]
+    names = [*prompts.RUBRICS[rubric].aspects, "overall"]
     return {name: np.array([by_id[line["turn_id"]][name] for line in lines]) for name in names}
+
+
+def _table(name: str, model: str) -> str:
+    """A judge's table in a config file."""
+    judge = {"model": model, "device": "cpu", "max_model_len": 2048, "max_num_seqs": 64, "dtype": "float32"}
+    return "\n".join([f"[judges.{name}]", *(f"{key} = {json.dumps(value)}" for key, value in judge.items())]) + "\n"

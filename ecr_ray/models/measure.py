@@ -5,9 +5,13 @@ model cards from these records.
 """
 
 import argparse
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ecr_ray import records, storage
+from ecr_ray import prompts, records, storage
+from ecr_ray.config import load_judges
 from ecr_ray.models import chat_measures, judge_measures, ppo_measures, tiny
 
 RECORD = "evaluation.json"
@@ -25,21 +29,47 @@ def main() -> None:
     parser.add_argument("what", choices=list(MEASURES))
     parser.add_argument("--model", type=Path, help="directory; by default the bundled one")
     parser.add_argument("--seed", type=int, default=0)
+    named = parser.add_argument_group("any judge against people's ratings (with `judge`)")
+    named.add_argument("--judge", help="its name, as in jobs/score.py --judges")
+    named.add_argument("--config", help="the .toml file whose table [judges.NAME] defines it")
+    named.add_argument("--rubric", choices=list(prompts.RUBRICS), default="ecr")
+    named.add_argument("--record", type=Path, help="file for the figures (default: runs/people-JUDGE.json)")
     args = parser.parse_args()
+    if args.judge:
+        _measure_named(args)
+        return
     directory = args.model or tiny.HERE / f"ecr-tiny-{args.what}"
     found = MEASURES[args.what](directory, args.seed)
+    command = ["python", "-m", "ecr_ray.models.measure", args.what]
+    _write(directory / RECORD, f"ecr-tiny-{args.what}", command, args.seed, directory, found)
+
+
+def _measure_named(args: argparse.Namespace) -> None:
+    """How far a judge that somebody brought goes with people."""
+    judge = load_judges("tiny", args.config).get(args.judge)
+    if args.what != "judge" or judge is None:
+        raise SystemExit(f"there is no judge {args.judge!r}: --judge goes with `judge`, and with --config where it is")
+    found = judge_measures.against_people(args.judge, args.config, args.rubric, args.seed)
+    command = ["python", "-m", "ecr_ray.models.measure", *sys.argv[1:]]
+    target = args.record or Path("runs") / f"people-{args.judge}.json"
+    model = Path(tiny.resolve_model(judge.model))
+    _write(target, args.judge, command, args.seed, model, found | {"rubric": args.rubric})
+
+
+def _write(target: Path, name: str, command: list[str], seed: int, model: Path, found: Mapping[str, Any]) -> None:
+    weights = next((model / n for n in WEIGHTS if (model / n).is_file()), None)
     record = {
-        "evaluation": f"ecr-tiny-{args.what}",
-        "command": ["python", "-m", "ecr_ray.models.measure", args.what],
-        "seed": args.seed,
-        "weights": storage.digest(next(directory / n for n in WEIGHTS if (directory / n).is_file()))["sha256"],
+        "evaluation": name,
+        "command": command,
+        "seed": seed,
+        "weights": storage.digest(weights)["sha256"] if weights else None,
         "code": records.code_version(),
         "packages": records.package_versions(),
         "hardware": records.hardware(),
         **found,
     }
-    storage.write_json(directory / RECORD, record)
-    print(f"result: {directory / RECORD}")
+    storage.write_json(target, record)
+    print(f"result: {target}")
 
 
 if __name__ == "__main__":
