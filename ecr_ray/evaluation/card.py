@@ -14,7 +14,7 @@ import ecr_ray
 from ecr_ray.critic import people
 from ecr_ray.evaluation.measures import judged_measure
 from ecr_ray.evaluation.report import headline_measures, number
-from ecr_ray.models import judge_measures
+from ecr_ray.models.judge_measures import UNTRAINED
 from ecr_ray.prompts import RUBRICS
 
 
@@ -70,23 +70,26 @@ def _note(run: Mapping[str, Any]) -> str:
 
 
 def _with_people(judge: str, record: Mapping[str, Any]) -> list[str]:
-    """Spearman of the judge's `overall` with what people said, beside what needs no judge."""
-    columns = [judge, judge_measures.UNTRAINED, people.LENGTH, people.CEILING]
-    cells = {(row["head"], row["model"]): row for row in record["rows"] if row["measure"].startswith("Spearman")}
+    """Spearman of the judge's scores with what people said, beside what needs no judge."""
+    cells = {(row["model"], row["head"]): row for row in record["rows"] if row["measure"].startswith("Spearman")}
+    heads = list(dict.fromkeys(head for _, head in cells))
+    turns = [f"people's {head} ({cells[judge, head]['n']:,} turns)" for head in heads]
     lines = [
-        f"How far `{judge}`, overall, goes with people who rated {record['held_out']:,} turns of ReDial (Spearman, 95 % "
-        f"over dialogues, seed {record['seed']}; `{shlex.join(record['command'])}`):",
+        f"How far `{judge}` goes with people who rated replies in ReDial (Spearman, 95 % over dialogues, seed "
+        f"{record['seed']}; `{shlex.join(record['command'])}`):",
         "",
-        f"| people's | {' | '.join(columns)} | turns |",
-        f"|---|{'---|' * (len(columns) + 1)}",
+        f"| | {' | '.join(turns)} |",
+        f"|---|{'---|' * len(heads)}",
     ]
-    for head in dict.fromkeys(head for head, _ in cells):
-        found = [cells[head, column] for column in columns]
-        lines.append(f"| {head} | {' | '.join(map(_number, found))} | {found[0]['n']} |")
+    for model in dict.fromkeys(model for model, _ in cells if model != people.MEAN):
+        name = {judge: f"{judge}: overall", UNTRAINED: "a judge with random weights"}.get(
+            model, model.replace("_", " ")
+        )
+        lines.append(f"| {name} | {' | '.join(_rho(cells[model, head]) for head in heads)} |")
     return lines
 
 
-def _number(row: Mapping[str, Any]) -> str:
+def _rho(row: Mapping[str, Any]) -> str:
     return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 

@@ -2,12 +2,18 @@
 
 import math
 import shutil
+import sys
 
 import numpy as np
 import pytest
 
+from ecr_ray import prompts
+from ecr_ray.data import ratings
+from ecr_ray.data.ratings import Rated
+from ecr_ray.evaluation import card
 from ecr_ray.models import chat_measures as measure
-from ecr_ray.models import measuring, ngram, tiny
+from ecr_ray.models import judge_measures, measuring, ngram, tiny
+from ecr_ray.models.measure import main
 from ecr_ray.policy.tokens import Encoder, Example, rows_of
 
 
@@ -94,3 +100,42 @@ def test_the_estimated_model_is_a_distribution():
     words = [gram[0] for gram in lm.grams if len(gram) == 1 and gram != ("<s>",)]
     for context in (["<s>"], ["t1"], ["t2", "t3"], ["t1", "t1", "t2", "t3"]):
         assert sum(math.exp(lm.log_prob(word, context)) for word in words) == pytest.approx(1, abs=0.01)
+
+
+# --- judges against people --------------------------------------------------------------------------------
+
+
+def rated(dialogue, value):
+    return Rated(
+        dialogue, 1, [{"role": "seeker", "text": "Hi"}], "word " * (1 + dialogue.count("x")), {"overall": value}
+    )
+
+
+def test_any_judge_is_held_against_people_who_rated_turns_that_none_learnt_from(monkeypatch):
+    names = [f"d{n}{'x' * (n % 7)}" for n in range(400)]
+    turns = [rated(name, [1.0 + n % 5, 1.0 + n % 5]) for n, name in enumerate(names)]
+    held_out = [turn for turn in turns if ratings.is_held_out(turn.dialogue_id)]
+    asked = []
+
+    def score(turns, judge, config, rubric):
+        asked.append((judge, rubric, len(turns)))
+        value = np.array([turn.ratings["overall"][0] for turn in turns])
+        noise = np.random.default_rng(0).random(len(turns))
+        aspects = {"emotional_intensity": -value, **dict.fromkeys(prompts.RUBRICS[rubric].aspects, noise)}
+        return {**aspects, "emotional_intensity": -value, "overall": value if judge == "mine" else noise}
+
+    monkeypatch.setattr(ratings, "rated_turns", lambda: iter(turns))
+    monkeypatch.setattr(judge_measures, "score", score)
+    found = judge_measures.against_people("mine", "mine.toml", "ecr", 0)
+    assert asked == [("mine", "ecr", len(held_out)), ("random", "ecr", len(held_out))]
+    rho = {row["model"]: row for row in found["rows"] if row["measure"] == "Spearman, overall"}
+    assert rho["mine"]["value"] == 1 and rho["its emotional_intensity"]["value"] == -1
+    assert abs(rho[judge_measures.UNTRAINED]["value"]) < 0.5 and rho["mine"]["n"] == len(held_out) > 20
+    lines = card._with_people("mine", {**found, "seed": 0, "command": ["python", "it"]})
+    assert any(line.startswith("| its emotional intensity | -1.00") for line in lines)
+
+
+def test_a_judge_that_nobody_knows_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["measure", "judge", "--judge", "nobody"])
+    with pytest.raises(SystemExit, match="no judge 'nobody'"):
+        main()
