@@ -392,6 +392,7 @@ def _figures(
         + warnings.of_length(means, differences, names)
         + warnings.of_gains(differences, independent)
         + warnings.of_users(talked.figures)
+        + warnings.of_broken(talked.broken)
     )
     return Found(
         values=values,

@@ -147,6 +147,20 @@ def of_users(talked: Sequence[Figure]) -> list[Warning]:
     ]
 
 
+def of_broken(broken: Mapping[str, Mapping[str, int]]) -> list[Warning]:
+    """Systems some of whose talks came to nothing.
+
+    Args:
+        broken: system → reason → talks.
+    """
+    found = []
+    for system, reasons in broken.items():
+        told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        text = f"{sum(reasons.values())} of the talks with {system} broke off ({told}): they count as nothing."
+        found.append(Warning("talks broke off", system, text))
+    return found
+
+
 def of_gains(comparisons: Sequence[Comparison], independent: Sequence[str]) -> list[Warning]:
     """Systems that the critic finds better than the baseline, and no independent judge does.
 

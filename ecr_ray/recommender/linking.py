@@ -6,10 +6,11 @@ inside a sentence.
 """
 
 import re
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from ecr_ray.data.knowledge import normal
@@ -207,12 +208,17 @@ def _one_apart(one: str, other: str) -> bool:
     return longer[n + 1 :] == shorter[n:]
 
 
-_words: set[str] = set()
+_one_reader = threading.Lock()
 
 
-def _everyday() -> set[str]:
+def _everyday() -> frozenset[str]:
     """Common words of English."""
-    if not _words:
-        vocabulary: Mapping[str, Any] = encoder_text.load_tokenizer(encoder_text.MINILM).get_vocab()
-        _words.update(w for w, n in vocabulary.items() if n < EVERYDAY_WORDS and w.isalnum())
-    return _words
+    # Threads that import transformers at the same time find half of it.
+    with _one_reader:
+        return _read_everyday()
+
+
+@lru_cache(1)
+def _read_everyday() -> frozenset[str]:
+    vocabulary: Mapping[str, Any] = encoder_text.load_tokenizer(encoder_text.MINILM).get_vocab()
+    return frozenset(w for w, n in vocabulary.items() if n < EVERYDAY_WORDS and w.isalnum())

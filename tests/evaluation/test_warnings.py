@@ -104,3 +104,10 @@ def test_users_who_do_not_say_what_they_look_for_are_caught(value, high, warned)
     found = warnings.of_users(figures)
     assert [(warning.kind, warning.about) for warning in found] == [("simulated user", "popular")] * warned
     assert not warned or "30% of the messages" in found[0].text
+
+
+def test_talks_that_broke_off_are_told():
+    (found,) = warnings.of_broken({"served": {"http_503": 2, "error": 1}})
+    assert (found.kind, found.about) == ("talks broke off", "served")
+    assert found.text.startswith("3 of the talks with served broke off (2 http_503, 1 error)")
+    assert warnings.of_broken({}) == []

@@ -1,5 +1,7 @@
 """Titles in free text."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -91,3 +93,23 @@ def test_any_text_is_read_and_nothing_overlaps(text):
     found = linking.Linker(catalogue.of_films(FILMS)).link(text)
     assert all(a.end <= b.start for a, b in pairwise(found))
     assert all(0 <= link.start < link.end <= len(text) for link in found)
+
+
+def test_threads_that_come_at_the_same_time_read_the_common_words_once(monkeypatch):
+    began = []
+
+    class Slow:
+        def get_vocab(self):
+            return {"the": 0, "movie": 1, "##s": 2, "rare": linking.EVERYDAY_WORDS}
+
+    def load(name):
+        began.append(name)
+        time.sleep(0.2)
+        return Slow()
+
+    linking._read_everyday.cache_clear()
+    monkeypatch.setattr(linking.encoder_text, "load_tokenizer", load)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: linking._everyday(), range(8)))
+    linking._read_everyday.cache_clear()
+    assert len(began) == 1 and found == [{"the", "movie"}] * 8
