@@ -30,7 +30,7 @@ _FROM_ZERO = {
     *("canary_answers", "head_hidden", "knowledge_entities", "knowledge_triples", "max_failures", "max_requeues"),
     *("pair_prompts", "patience", "port", "related_min_count", "retries", "seed", "talks", "value_warmup"),
     "zero_stage",
-    # No LoRA; where a rank is needed the stage says so.
+    # Of an encoder: no LoRA; where there is no other way, `check_lora` refuses it.
     "lora_r",
 }
 _SHARES = {

@@ -64,7 +64,7 @@ def check(settings: SftConfig) -> Any:
     if settings.adapter:
         weights.check_adapter(settings.adapter, settings.base)
     elif settings.method == "lora":
-        weights.check_targets(settings.base, settings.lora_targets)
+        weights.check_lora(settings.base, settings.lora_targets, settings.lora_r)
     return tokenizer
 
 

@@ -121,12 +121,14 @@ def merged(name: str, target: Path) -> str:
     return str(target)
 
 
-def check_targets(base: str, targets: tuple[str, ...]) -> None:
-    """Make sure that a model has the modules that are to get an adapter.
+def check_lora(base: str, targets: tuple[str, ...], rank: int) -> None:
+    """Make sure that an adapter has a rank, and a model the modules that are to get it.
 
     Raises:
-        ModelError: naming the first that it has not.
+        ModelError: it has none, or naming the first module that is not there.
     """
+    if rank < 1:
+        raise ModelError(f"--lora-r {rank}: an adapter has a rank of at least 1")
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -61,6 +61,7 @@ def test_an_adapter_that_is_none(tmp_path):
 
 
 def test_modules_that_the_model_does_not_have():
+    refused(weights.ModelError, "--lora-r 0: an adapter has a rank", method="lora", lora_r=0)
     refused(weights.ModelError, "tiny:0 has no module of that name", method="lora", lora_targets=("q_proj", "nope"))
 
 

@@ -62,7 +62,7 @@ def check(settings: PpoConfig) -> Any:
     tokenizer = weights.load_tokenizer(base, settings.pad_token)
     _check_room(settings, base)
     if settings.method == "lora":
-        weights.check_targets(base, settings.lora_targets)
+        weights.check_lora(base, settings.lora_targets, settings.lora_r)
     aspects = rewards.parse_aspects(settings.aspects)
     if settings.reward == "critic":
         rewards.check_heads(model.read_shape(model.find(settings.critic)).heads, aspects)

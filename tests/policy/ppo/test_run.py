@@ -21,6 +21,7 @@ from ecr_ray.policy.ppo import run, worker
         ({"micro_batch": 24}, "--batch 32 cannot be shared by 1 worker"),
         ({"engine": "vllm", "method": "full"}, "--engine vllm takes adapters"),
         ({"lora_targets": ("nothing",)}, "has no module of that name"),
+        ({"lora_r": 0}, "--lora-r 0: an adapter has a rank"),
         ({"reward": "no.such:thing"}, "write it as module:function"),
         ({"base": "/nowhere"}, "cannot load the tokenizer of --base /nowhere"),
         ({"temperature": 0.0}, "--temperature must be above 0"),
