@@ -88,4 +88,7 @@ def score(turns: Sequence[Rated], judge: str, config: str | None, rubric: str) -
 def _table(name: str, model: str) -> str:
     """A judge's table in a config file."""
     judge = {"model": model, "device": "cpu", "max_model_len": 2048, "max_num_seqs": 64, "dtype": "float32"}
-    return "\n".join([f"[judges.{name}]", *(f"{key} = {json.dumps(value)}" for key, value in judge.items())]) + "\n"
+    return (
+        "\n".join([f"[judges.{json.dumps(name)}]", *(f"{key} = {json.dumps(value)}" for key, value in judge.items())])
+        + "\n"
+    )
