@@ -740,9 +740,9 @@ class ServeConfig:
     host: str = "127.0.0.1"
     """Where it listens; 0.0.0.0 for everybody who can reach this machine, which asks for keys."""
     port: int = 8000
-    front: Literal["proxy", "haproxy"] = "proxy"
-    """What takes connections: Serve's own proxy, or the HAProxy that comes with it, which costs a third of the time;
-    but two more ports of it, which show numbers of connections, listen on every interface."""
+    front: Literal["haproxy", "proxy"] = "haproxy"
+    """What takes connections: the HAProxy that comes with Ray, or Serve's own proxy, which costs more time. Where Ray
+    is up already it is what that was started with."""
     open: bool = False
     """Answer requests from this machine without a key. Not behind a proxy: to it all requests come from here."""
     output: str = "runs/serve"

@@ -67,12 +67,11 @@ def cluster(cache):
     import ray
 
     from ecr_ray.cluster import connect
-    from ecr_ray.config import ServeConfig
-    from ecr_ray.serving import run
+    from ecr_ray.serving import front
 
     os.environ.pop("RAY_ADDRESS", None)
     # As jobs/serve.py starts it where there is none.
-    run.prepare_environment(ServeConfig())
+    front.prepare("haproxy")
     connect.connect()
     context = ray.get_runtime_context()
     os.environ["RAY_ADDRESS"] = context.gcs_address

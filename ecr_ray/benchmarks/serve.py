@@ -87,7 +87,7 @@ def measured(arm: str, folder: Path) -> dict[str, float]:
 def _command(arm: str, port: int, folder: Path) -> list[str]:
     if arm in OURS:
         words = ["jobs/serve.py", "--open", "--port", port, "--output", folder / f"serve-{port}", "--critic", ""]
-        words += ["--front", "haproxy"] if arm == "haproxy" else []
+        words += ["--front", arm]
         return [*map(str, words), "--requests-per-minute", str(10**7), "--requests-at-once", str(10**4)]
     if arm == "bare":
         return ["-m", MODULE, "bare", str(port)]

