@@ -18,7 +18,7 @@ def main() -> int:
     cli.announce("serve", settings)
     run.check(settings)
     if not connect.joins():
-        front.prepare(settings.front)
+        front.prepare(settings.front, settings.body_timeout_s)
     print(f"on {connect.connect()}", flush=True)
     run.serve_until_stopped(run.located(settings))
     return 0

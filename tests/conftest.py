@@ -71,7 +71,7 @@ def cluster(cache):
 
     os.environ.pop("RAY_ADDRESS", None)
     # As jobs/serve.py starts it where there is none.
-    front.prepare("haproxy")
+    front.prepare("haproxy", body_timeout_s=2)
     connect.connect()
     context = ray.get_runtime_context()
     os.environ["RAY_ADDRESS"] = context.gcs_address

@@ -45,6 +45,11 @@ def lost() -> ApiError:
     return ApiError(503, "replica_lost", "whoever was answering has gone, and is replaced: try again", retry_after_s=2)
 
 
+def body_too_late(seconds: float) -> ApiError:
+    """Half a request."""
+    return ApiError(408, "body_timeout", f"the request's body did not arrive within {seconds:g} seconds")
+
+
 def too_late(seconds: float) -> ApiError:
     """It took too long."""
     return ApiError(504, "timeout", f"there was no answer within {seconds:g} seconds", retry_after_s=5)

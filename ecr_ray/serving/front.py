@@ -6,6 +6,7 @@ Ray has written, and becomes HAProxy.
 
 import atexit
 import json
+import math
 import os
 import shutil
 import socket
@@ -16,19 +17,24 @@ from pathlib import Path
 from ecr_ray.config import ConfigError
 from ecr_ray.serving import errors
 
-# As Ray has it, statistics listen on every interface; they are for this machine. And what HAProxy says by itself is
-# plain text, with 500: as it happens when whoever was to answer has died, it is worth asking again.
+# As Ray has it, statistics listen on every interface; they are for this machine. What HAProxy says by itself is plain
+# text, with 500; here it is JSON as everything else, and says when to ask again. And a request whose ingress dies is
+# asked again by HAProxy itself if it holds the whole of it, so it waits for the body, for as long as the ingress would.
 _SCRIPT = """#!/bin/sh
 for file; do
   case $file in *.cfg) sed -i -E \\
     -e 's/^( *bind) [*]?:({metrics}|{stats})$/\\1 127.0.0.1:\\2/' \\
-    -e 's#^( *errorfile 50[234]) .*#\\1 {unavailable}#' "$file" || exit 1;; esac
+    -e 's#^( *errorfile 50[234]) .*#\\1 {lost}#' \\
+    -e '/^defaults$/a errorfile 408 {late}' \\
+    -e '/^frontend http_frontend$/a http-request wait-for-body time {wait_ms}ms if METH_POST' "$file" || exit 1;; esac
 done
 exec {haproxy} "$@"
 """
+# A dead ingress is known for dead after three failures, and then Serve's own proxy waits for the next.
+_RETRIES = "10"
 
 
-def prepare(front: str) -> None:
+def prepare(front: str, body_timeout_s: float) -> None:
     """Set what Serve's processes read when they start: before Ray is started, in whose processes they run.
 
     Raises:
@@ -46,7 +52,7 @@ def prepare(front: str) -> None:
     metrics, stats, fallback = _free_ports(3)
     os.environ |= {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_program(private, metrics, stats)),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_program(private, metrics, stats, body_timeout_s)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(private / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(private / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(private / "metrics.sock"),
@@ -55,16 +61,21 @@ def prepare(front: str) -> None:
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
+        # A request whose ingress died without a word of an answer is asked again: none of ours does harm twice.
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        "RAY_SERVE_HAPROXY_RETRIES": _RETRIES,
     }
 
 
-def _program(private: Path, metrics: int, stats: int) -> Path:
+def _program(private: Path, metrics: int, stats: int, body_timeout_s: float) -> Path:
     """The script that Ray starts as HAProxy."""
-    program, unavailable = private / "haproxy", private / "unavailable.http"
-    unavailable.write_bytes(raw(errors.lost()))
-    program.write_text(
-        _SCRIPT.format(metrics=metrics, stats=stats, unavailable=unavailable, haproxy=_haproxy()), encoding="utf-8"
-    )
+    said = {"lost": errors.lost(), "late": errors.body_too_late(body_timeout_s)}
+    for name, error in said.items():
+        (private / f"{name}.http").write_bytes(raw(error))
+    files = {name: private / f"{name}.http" for name in said}
+    wait_ms = math.ceil(body_timeout_s * 1000)
+    program = private / "haproxy"
+    program.write_text(_SCRIPT.format(metrics=metrics, stats=stats, wait_ms=wait_ms, haproxy=_haproxy(), **files))
     program.chmod(0o700)
     return program
 

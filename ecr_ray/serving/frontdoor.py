@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from ecr_ray.config import ServeConfig
+from ecr_ray.serving import errors
 from ecr_ray.serving.errors import ApiError
 from ecr_ray.serving.keys import Key, Keyring
 from ecr_ray.serving.limits import Limiter, Refused
@@ -103,8 +104,7 @@ class Frontdoor:
                     if size > most:
                         raise too_long
         except TimeoutError as error:
-            late = f"the request's body did not arrive within {self._settings.body_timeout_s:g} seconds"
-            raise ApiError(408, "body_timeout", late) from error
+            raise errors.body_too_late(self._settings.body_timeout_s) from error
         body: list[Message] = [{"type": "http.request", "body": b"".join(parts), "more_body": False}]
 
         async def replay() -> Message:

