@@ -38,7 +38,7 @@ def prepare(front: str, body_timeout_s: float) -> None:
     """Set what Serve's processes read when they start: before Ray is started, in whose processes they run.
 
     Raises:
-        ConfigError: HAProxy is asked for and not there.
+        ConfigError: HAProxy is asked for and not there, or may not be started through our script.
     """
     # One event loop a replica, answers by gRPC instead of the object store, and logs that are written in blocks.
     os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
@@ -77,6 +77,8 @@ def _program(private: Path, metrics: int, stats: int, body_timeout_s: float) -> 
     program = private / "haproxy"
     program.write_text(_SCRIPT.format(metrics=metrics, stats=stats, wait_ms=wait_ms, haproxy=_haproxy(), **files))
     program.chmod(0o700)
+    if not os.access(program, os.X_OK):
+        raise ConfigError("--front haproxy: no program may be run from /tmp here (noexec); take --front proxy")
     return program
 
 

@@ -61,6 +61,12 @@ def test_without_haproxy_it_is_said(monkeypatch):
         front.prepare("haproxy", body_timeout_s=2)
 
 
+def test_where_no_program_may_be_run_from_tmp_it_is_said(monkeypatch):
+    monkeypatch.setattr(front.os, "access", lambda path, mode: "ecr-haproxy-" not in str(path))
+    with pytest.raises(ConfigError, match=r"noexec.*take --front proxy"):
+        front.prepare("haproxy", body_timeout_s=2)
+
+
 @pytest.fixture
 def running(prepared, tmp_path):
     """HAProxy as Ray starts it, its only server dead, and reachable from everywhere as --host 0.0.0.0 asks."""
