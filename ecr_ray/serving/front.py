@@ -20,13 +20,16 @@ from ecr_ray.serving import errors
 # As Ray has it, statistics listen on every interface; they are for this machine. What HAProxy says by itself is plain
 # text, with 500; here it is JSON as everything else, and says when to ask again. And a request whose ingress dies is
 # asked again by HAProxy itself if it holds the whole of it, so it waits for the body, for as long as the ingress would.
+# Not so a change of versions: rolled back twice is not rolled back once.
 _SCRIPT = """#!/bin/sh
 for file; do
   case $file in *.cfg) sed -i -E \\
     -e 's/^( *bind) [*]?:({metrics}|{stats})$/\\1 127.0.0.1:\\2/' \\
     -e 's#^( *errorfile 50[234]) .*#\\1 {lost}#' \\
     -e '/^defaults$/a errorfile 408 {late}' \\
-    -e '/^frontend http_frontend$/a http-request wait-for-body time {wait_ms}ms if METH_POST' "$file" || exit 1;; esac
+    -e '/^frontend http_frontend$/a http-request wait-for-body time {wait_ms}ms if METH_POST' \\
+    -e '/^frontend http_frontend$/a http-request disable-l7-retry if METH_POST {{ path_beg /v1/adapters }}' \\
+    "$file" || exit 1;; esac
 done
 exec {haproxy} "$@"
 """
@@ -61,7 +64,7 @@ def prepare(front: str, body_timeout_s: float) -> None:
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
-        # A request whose ingress died without a word of an answer is asked again: none of ours does harm twice.
+        # A request whose ingress died without a word of an answer is asked again; of a thumb the last word counts.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": _RETRIES,
     }

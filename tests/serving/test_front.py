@@ -3,8 +3,10 @@
 import json
 import os
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 import time
 
 import httpx
@@ -68,8 +70,27 @@ def test_where_no_program_may_be_run_from_tmp_it_is_said(monkeypatch):
 
 
 @pytest.fixture
-def running(prepared, tmp_path):
-    """HAProxy as Ray starts it, its only server dead, and reachable from everywhere as --host 0.0.0.0 asks."""
+def dying():
+    """An ingress that dies of every request, without a word; `paths` are those that it got."""
+
+    class Dies(socketserver.StreamRequestHandler):
+        def handle(self):
+            while line := self.rfile.readline().strip():
+                if line.endswith(b"HTTP/1.1"):
+                    self.server.paths.append(line.split()[1].decode())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dies) as server:
+        server.paths = []
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def running(prepared, dying, tmp_path):
+    """HAProxy as Ray starts it, its only server dying, and reachable from everywhere as --host 0.0.0.0 asks."""
     from ray.serve._private import haproxy_templates
 
     template = haproxy_templates.HAPROXY_CONFIG_TEMPLATE
@@ -84,7 +105,8 @@ def running(prepared, tmp_path):
         + "".join(f"    errorfile {status} {tmp_path}/500.http\n" for status in (502, 503, 504))
         + f"frontend prometheus\n    bind :{metrics}\n"
         f"frontend http_frontend\n    bind *:{port}\n    default_backend all\n"
-        f"backend all\n    server one 127.0.0.1:{free_port()}\n"
+        f"backend all\n    retry-on {prepared['RAY_SERVE_HAPROXY_RETRY_ON']}\n    retries 3\n"
+        f"    server one 127.0.0.1:{dying.server_address[1]}\n"
         f"listen stats\n  bind *:{stats}\n  stats enable\n  stats uri /stats\n"
     )
     process = subprocess.Popen([prepared["RAY_SERVE_HAPROXY_BINARY_PATH"], "-db", "-f", str(config)])
@@ -119,3 +141,10 @@ def test_statistics_are_for_this_machine_and_errors_tell_when_to_ask_again(runni
     assert json.loads(answer.rpartition("\r\n\r\n")[2]) == errors.body_too_late(2).body()
     # The process is HAProxy itself, which Ray's signals are for, and nothing in between.
     assert os.path.basename(os.readlink(f"/proc/{process.pid}/exe")) == "haproxy"
+
+
+def test_what_a_dead_ingress_was_asked_is_asked_again_but_no_change_of_versions(running, dying):
+    url = f"http://127.0.0.1:{running[1]}"
+    for path in ("/v1/recommend", "/v1/adapters/rollback"):
+        assert httpx.post(url + path, json={}, trust_env=False, timeout=30).json() == errors.lost().body()
+    assert dying.paths.count("/v1/recommend") == 4 and dying.paths.count("/v1/adapters/rollback") == 1
