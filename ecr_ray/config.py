@@ -741,8 +741,8 @@ class ServeConfig:
     """Where it listens; 0.0.0.0 for everybody who can reach this machine, which asks for keys."""
     port: int = 8000
     front: Literal["haproxy", "proxy"] = "haproxy"
-    """What takes connections: the HAProxy that comes with Ray, or Serve's own proxy, which costs more time. Where Ray
-    is up already it is what that was started with."""
+    """What takes connections: the HAProxy that comes with Ray, or Serve's own proxy, which costs more time. Where
+    Serve is up already, what is in front of it stays."""
     open: bool = False
     """Answer requests from this machine without a key. Not behind a proxy: to it all requests come from here."""
     output: str = "runs/serve"

@@ -10,15 +10,13 @@ def main() -> int:
     """Parse the settings, connect, start the endpoint, stay until it is stopped."""
     settings = config.load(config.ServeConfig, "serve", prog="jobs/serve.py")
     # Serve, torch and FastAPI take seconds: not before --help.
-    from ecr_ray.serving import front, run
+    from ecr_ray.serving import run
 
     if settings.build:
         print(f"written: {run.write_config(run.located(settings))} (serve deploy {settings.build})")
         return 0
     cli.announce("serve", settings)
     run.check(settings)
-    if not connect.joins():
-        front.prepare(settings.front, settings.body_timeout_s)
     print(f"on {connect.connect()}", flush=True)
     run.serve_until_stopped(run.located(settings))
     return 0

@@ -67,11 +67,8 @@ def cluster(cache):
     import ray
 
     from ecr_ray.cluster import connect
-    from ecr_ray.serving import front
 
     os.environ.pop("RAY_ADDRESS", None)
-    # As jobs/serve.py starts it where there is none.
-    front.prepare("haproxy", body_timeout_s=2)
     connect.connect()
     context = ray.get_runtime_context()
     os.environ["RAY_ADDRESS"] = context.gcs_address

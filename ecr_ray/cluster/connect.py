@@ -16,13 +16,6 @@ from ecr_ray.errors import UserError
 MIN_LOGICAL_CPUS = 4
 
 
-def joins() -> bool:
-    """Whether `connect` will join a cluster that is up already, rather than start one on this machine."""
-    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
-        return True
-    return bool(os.environ.get("RAY_ADDRESS") or slurm_cluster(os.environ))
-
-
 def connect() -> str:
     """Connect this process to Ray and return what it is connected to, in words.
 

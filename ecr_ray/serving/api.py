@@ -50,11 +50,11 @@ class Here:
     thumbs: Thumbs
 
 
-def _here(request: Request) -> Here:
+async def _here(request: Request) -> Here:
     return request.app.state.here
 
 
-def _admin(request: Request) -> None:
+async def _admin(request: Request) -> None:
     if not request.state.key.admin:
         raise ApiError(403, "not_admin", "this needs an admin key: python -m ecr_ray.serving.keys add NAME --admin")
 

@@ -4,13 +4,13 @@ Ray has an environment variable for HAProxy's program. Ours is a script between 
 Ray has written, and becomes HAProxy.
 """
 
-import atexit
 import json
 import math
 import os
 import shutil
 import socket
 import tempfile
+from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 
@@ -35,27 +35,70 @@ exec {haproxy} "$@"
 """
 # A dead ingress is known for dead after three failures, and then Serve's own proxy waits for the next.
 _RETRIES = "10"
+_LEAN = {
+    # One event loop a replica, answers by gRPC instead of the object store, and logs that are written in blocks.
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # Ten looks a second at what runs cost as much of a core as all replicas that wait.
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+}
 
 
-def prepare(front: str, body_timeout_s: float) -> None:
-    """Set what Serve's processes read when they start: before Ray is started, in whose processes they run.
+def prepare(front: str, body_timeout_s: float) -> dict[str, str]:
+    """Variables for Serve's controller and all that it starts, set in this process's environment, too.
+
+    Of the connected cluster's Serve if that is up already: none, what it was started with stays. To be called before
+    `ray.serve` is imported, which reads them.
+
+    Raises:
+        ConfigError: HAProxy is asked for and not there, or may not be started through our script, or this is not the
+            head node, where it would be started.
+    """
+    if _serve_is_up():
+        return {}
+    if front == "haproxy" and not on_head():
+        raise ConfigError("--front haproxy: it runs on the head node, and this is another: start the job there")
+    env = environment(front, body_timeout_s)
+    os.environ.update(env)
+    return env
+
+
+def clean(env: Mapping[str, str]) -> None:
+    """Remove what `prepare` wrote; not before Serve is gone."""
+    if socket_path := env.get("RAY_SERVE_HAPROXY_SOCKET_PATH"):
+        shutil.rmtree(Path(socket_path).parent, ignore_errors=True)
+
+
+def on_head() -> bool:
+    """Whether this process runs on the head node of the cluster that it is connected to."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    return any(node["NodeID"] == here and "node:__internal_head__" in node["Resources"] for node in ray.nodes())
+
+
+def _serve_is_up() -> bool:
+    from ray.util import list_named_actors
+
+    return any(actor["namespace"] == "serve" for actor in list_named_actors(all_namespaces=True))
+
+
+def environment(front: str, body_timeout_s: float) -> dict[str, str]:
+    """The variables; for HAProxy files are written that they name.
 
     Raises:
         ConfigError: HAProxy is asked for and not there, or may not be started through our script.
     """
-    # One event loop a replica, answers by gRPC instead of the object store, and logs that are written in blocks.
-    os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
+    found = {name: os.environ.get(name, value) for name, value in _LEAN.items()}
     if front == "proxy":
-        os.environ.setdefault("RAY_SERVE_ENABLE_DIRECT_INGRESS", "0")
-        return
+        return {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"} | found
+    haproxy = _haproxy()
     # HAProxy's control socket takes orders from everybody who can reach it. Not below TMPDIR: a socket's path must be
     # short.
     private = Path(tempfile.mkdtemp(prefix="ecr-haproxy-", dir="/tmp"))
-    atexit.register(shutil.rmtree, private, ignore_errors=True)
     metrics, stats, fallback = _free_ports(3)
-    os.environ |= {
+    return found | {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_program(private, metrics, stats, body_timeout_s)),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(_program(haproxy, private, metrics, stats, body_timeout_s)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(private / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(private / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(private / "metrics.sock"),
@@ -70,7 +113,7 @@ def prepare(front: str, body_timeout_s: float) -> None:
     }
 
 
-def _program(private: Path, metrics: int, stats: int, body_timeout_s: float) -> Path:
+def _program(haproxy: str, private: Path, metrics: int, stats: int, body_timeout_s: float) -> Path:
     """The script that Ray starts as HAProxy."""
     said = {"lost": errors.lost(), "late": errors.body_too_late(body_timeout_s)}
     for name, error in said.items():
@@ -78,9 +121,10 @@ def _program(private: Path, metrics: int, stats: int, body_timeout_s: float) -> 
     files = {name: private / f"{name}.http" for name in said}
     wait_ms = math.ceil(body_timeout_s * 1000)
     program = private / "haproxy"
-    program.write_text(_SCRIPT.format(metrics=metrics, stats=stats, wait_ms=wait_ms, haproxy=_haproxy(), **files))
+    program.write_text(_SCRIPT.format(metrics=metrics, stats=stats, wait_ms=wait_ms, haproxy=haproxy, **files))
     program.chmod(0o700)
     if not os.access(program, os.X_OK):
+        shutil.rmtree(private)
         raise ConfigError("--front haproxy: no program may be run from /tmp here (noexec); take --front proxy")
     return program
 

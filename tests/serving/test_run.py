@@ -55,6 +55,23 @@ def test_the_job_says_it_in_one_sentence(tmp_path):
     assert done.returncode == 1 and "error: nobody could ask" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "HAProxy crashed during startup: [ALERT] (1) : cannot bind socket (Address already in use) for [127.0.0.1:81]",
+        "ray::ProxyActor.ready()\nRuntimeError: Failed to bind to address '127.0.0.1:81'.",
+    ],
+)
+def test_a_port_that_is_taken_is_named(monkeypatch, said):
+    # In Serve's words, with either of what can be in front.
+    def refuse(**_):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("ray.serve.start", refuse)
+    with pytest.raises(run.ServeError, match=r"^--port 81: somebody listens there already; end that, or take another"):
+        run.start(ServeConfig(open=True, port=81), {})
+
+
 def test_a_config_for_serve_deploy_has_every_setting(tmp_path):
     target = tmp_path / "serve.yaml"
     done = job("--build", target, "--max-tokens", "17", "--policy-replicas", "1", "3", "--port", "9001", "--open")
