@@ -144,9 +144,12 @@ def write_config(settings: ServeConfig) -> Path:
     target = Path(str(settings.build))
     args = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items() if k not in _OF_THE_JOB}
     args = {k: v for k, v in args.items() if v is not None and v != {}}
+    # HAProxy's script is of one start of the job, and not for a file.
+    env = front.environment("proxy", settings.body_timeout_s)
     content: dict[str, Any] = {
         "proxy_location": "HeadOnly",
         "http_options": {"host": settings.host, "port": settings.port},
+        "controller_options": {"runtime_env": {"env_vars": env}},
         "applications": [
             {"name": "ecr_ray", "route_prefix": "/", "import_path": "ecr_ray.serving.app:app", "args": args}
         ],

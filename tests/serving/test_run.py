@@ -79,6 +79,7 @@ def test_a_config_for_serve_deploy_has_every_setting(tmp_path):
     content = yaml.safe_load(target.read_text())
     schema = ServeDeploySchema.model_validate(content)
     assert schema.http_options.port == 9001 and schema.http_options.host == "127.0.0.1"
+    assert schema.controller_options.runtime_env["env_vars"]["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
     (application,) = schema.applications
     assert application.import_path == "ecr_ray.serving.app:app"
     again = config.of_mapping(ServeConfig, "serve", application.args)
