@@ -55,8 +55,10 @@ def prepare(front: str, body_timeout_s: float) -> dict[str, str]:
     """
     if _serve_is_up():
         return {}
-    if front == "haproxy" and not on_head():
-        raise ConfigError("--front haproxy: it runs on the head node, and this is another: start the job there")
+    if front == "haproxy" and not _on_head():
+        raise ConfigError(
+            "--front haproxy: it runs on the head node, and this is another: start the job there, or take --front proxy"
+        )
     env = environment(front, body_timeout_s)
     os.environ.update(env)
     return env
@@ -68,7 +70,7 @@ def clean(env: Mapping[str, str]) -> None:
         shutil.rmtree(Path(socket_path).parent, ignore_errors=True)
 
 
-def on_head() -> bool:
+def _on_head() -> bool:
     """Whether this process runs on the head node of the cluster that it is connected to."""
     import ray
 

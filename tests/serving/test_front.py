@@ -166,3 +166,16 @@ def test_ray_serve_is_not_imported_before_its_variables_are_set():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "'ray'" in done.stdout and "'ray.serve'" not in done.stdout
+
+
+def test_away_from_the_head_node_it_is_said(monkeypatch):
+    monkeypatch.setattr(front, "_serve_is_up", lambda: False)
+    monkeypatch.setattr(front, "_on_head", lambda: False)
+    with pytest.raises(ConfigError, match="on the head node, and this is another: start the job there, or take"):
+        front.prepare("haproxy", body_timeout_s=2)
+
+
+def test_what_is_in_front_of_a_serve_that_is_up_stays(monkeypatch):
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(front, "_serve_is_up", lambda: True)
+    assert front.prepare("haproxy", body_timeout_s=2) == {} == os.environ
