@@ -10,7 +10,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ecr_ray import benchmarks
+from ecr_ray.cluster import ports
 from ecr_ray.config import ServeConfig
 from ecr_ray.errors import UserError
 from ecr_ray.models import tiny
@@ -74,7 +74,7 @@ def table(content: Mapping[str, Any]) -> str:
 
 def measured(arm: str, folder: Path) -> dict[str, float]:
     """Start a server, ask it, end it."""
-    port = _free_port()
+    (port,) = ports.find_free(1)
     began = time.perf_counter()
     with _running(_command(arm, port, folder), _environment(arm), port, arm) as process:
         found = {"from the start to the first answer, s": time.perf_counter() - began}
@@ -152,12 +152,6 @@ def _memory(pid: int) -> float:
         with suppress(psutil.NoSuchProcess):
             sizes.append(one.memory_full_info().pss)
     return sum(sizes) / 2**20
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 # --- clients --------------------------------------------------------------------------------------------------

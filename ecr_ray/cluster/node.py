@@ -29,6 +29,7 @@ import psutil
 
 from ecr_ray.cluster import layout, logs
 from ecr_ray.cluster.allocation import Host
+from ecr_ray.cluster.ports import is_free
 from ecr_ray.errors import UserError
 
 HEARTBEAT_S = 2.0
@@ -452,17 +453,6 @@ def is_locked(path: Path) -> bool:
         except BlockingIOError:
             return True
     return False
-
-
-def is_free(port: int) -> bool:
-    """Whether nobody on this machine listens on the port."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-    return True
 
 
 def answers(address: str, port: int) -> bool:

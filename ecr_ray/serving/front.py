@@ -8,12 +8,12 @@ import json
 import math
 import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Mapping
 from http import HTTPStatus
 from pathlib import Path
 
+from ecr_ray.cluster import ports
 from ecr_ray.config import ConfigError
 from ecr_ray.serving import errors
 
@@ -97,7 +97,7 @@ def environment(front: str, body_timeout_s: float) -> dict[str, str]:
     # HAProxy's control socket takes orders from everybody who can reach it. Not below TMPDIR: a socket's path must be
     # short.
     private = Path(tempfile.mkdtemp(prefix="ecr-haproxy-", dir="/tmp"))
-    metrics, stats, fallback = _free_ports(3)
+    metrics, stats, fallback = ports.find_free(3)
     return found | {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(_program(haproxy, private, metrics, stats, body_timeout_s)),
@@ -152,15 +152,3 @@ def raw(error: errors.ApiError) -> bytes:
     lines = [f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}"]
     lines += [f"{name}: {value}" for name, value in (headers | error.headers()).items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-def _free_ports(n: int) -> list[int]:
-    """As many that nobody listens at, all different."""
-    taken = [socket.socket() for _ in range(n)]
-    try:
-        for free in taken:
-            free.bind(("", 0))
-        return [free.getsockname()[1] for free in taken]
-    finally:
-        for free in taken:
-            free.close()

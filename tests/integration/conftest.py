@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from ecr_ray.cluster import ports
 from tests.conftest import ROOT
 from tests.integration.jobs import finish, job
 
@@ -112,17 +112,12 @@ class Prometheus:
         return found
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def prometheus(cluster, tmp_path_factory):
     """Started as a user starts it, by `python -m ecr_ray.cluster.watch`, and ended by Ctrl-C."""
     if not shutil.which("prometheus"):
         pytest.skip("needs prometheus (Debian: apt-get install prometheus)")
-    port = free_port()
+    (port,) = ports.find_free(1)
     directory = tmp_path_factory.mktemp("watch")
     command = [sys.executable, "-m", "ecr_ray.cluster.watch", "--directory", directory, "--interval-s", "1"]
     process = subprocess.Popen(

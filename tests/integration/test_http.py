@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import urllib.request
 
 import pytest
 
+from ecr_ray.cluster import ports
 from ecr_ray.config import ScoreConfig
 from ecr_ray.models import tiny
 from ecr_ray.scoring import engines, run
@@ -20,9 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 @pytest.fixture(scope="module")
 def endpoint(cache):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = ports.find_free(1)
     judge = run.chosen_judges(ScoreConfig())[0]
     server = subprocess.Popen(
         [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", tiny.resolve_model("tiny:0"),

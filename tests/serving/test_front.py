@@ -12,10 +12,10 @@ import time
 import httpx
 import pytest
 
+from ecr_ray.cluster import ports
 from ecr_ray.config import ConfigError
 from ecr_ray.serving import errors, front
 from tests.conftest import ROOT
-from tests.integration.conftest import free_port
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def running(prepared, dying, tmp_path):
     edited = ["    bind :{{ config.metrics_port }}", "  bind *:{{ config.stats_port }}", "    errorfile 503 {{"]
     for line in (*edited, "defaults\n", "frontend http_frontend\n"):
         assert f"\n{line}" in template, "Ray writes another configuration now: the script would not find what it edits"
-    port, config = free_port(), tmp_path / "haproxy.cfg"
+    (port,), config = ports.find_free(1), tmp_path / "haproxy.cfg"
     metrics, stats = (prepared[f"RAY_SERVE_HAPROXY_{name}_PORT"] for name in ("METRICS", "STATS"))
     (tmp_path / "500.http").write_text("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 2\r\n\r\nno")
     config.write_text(

@@ -5,13 +5,13 @@ tests/integration/serving.
 """
 
 import json
-import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow as pa
 import pytest
 
+from ecr_ray.cluster import ports
 from ecr_ray.evaluation.simulation import calls, episodes, users
 from ecr_ray.evaluation.simulation.episodes import converse
 from ecr_ray.evaluation.simulation.leaking import Watch
@@ -182,9 +182,8 @@ def test_a_served_system_that_answers_something_else_has_not_answered(url, waits
 
 
 def test_a_system_that_has_gone_is_recorded_with_what_was_said(waits, what, watch, tasks):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+    (port,) = ports.find_free(1)
+    url = f"http://127.0.0.1:{port}"
     found = talk(tasks[0], what, watch, Served(url))
     assert (found.status, found.success, found.success_in_reply) == ("http_unreachable", None, None)
     assert found.reason.startswith("the system: ConnectError") and len(found.messages) == 1

@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from ecr_ray.cluster import ports
 from ecr_ray.models import tiny
 from ecr_ray.serving import keys
 from tests.conftest import ROOT
-from tests.integration.conftest import free_port
 
 START_S = 240
 
@@ -72,7 +72,7 @@ def wait_for(what, found, seconds=60):
 @pytest.fixture(scope="package")
 def endpoint(cluster, tmp_path_factory):
     """Running; ended as a user would end it, which must go well."""
-    output, port = tmp_path_factory.mktemp("serve"), free_port()
+    output, (port,) = tmp_path_factory.mktemp("serve"), ports.find_free(1)
     made = [keys.make(name, admin=name == "admin") for name in ("user", "admin")]
     keys.write(output / "keys.json", [key for _, key in made])
     words = ["--port", port, "--output", output, "--canary-share", 0.5, "--canary-answers", 8]
