@@ -90,11 +90,22 @@ def slurm_cluster(env: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def waiting(env: Mapping[str, str]) -> dict[str, str]:
+    """How the workers' threads that share a computation wait for each other, unless the environment says.
+
+    They spin, by GNU's OpenMP some 16 ms, before they sleep. Where two processes compute on the same cores, each spins
+    away what the other needs; half a millisecond is as fast alone, and more than twice as fast for two.
+    """
+    asked = {name: env[name] for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in env}
+    return asked or {"GOMP_SPINCOUNT": "10000"}
+
+
 def _settings() -> dict[str, Any]:
     """What every `ray.init` here is given."""
     import ray
 
-    runtime_env: dict[str, Any] = {"env_vars": {"PYTHONPATH": _python_path(), "HF_HUB_DISABLE_TELEMETRY": "1"}}
+    env = {"PYTHONPATH": _python_path(), "HF_HUB_DISABLE_TELEMETRY": "1", **waiting(os.environ)}
+    runtime_env: dict[str, Any] = {"env_vars": env}
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "runtime_env": runtime_env}
     if os.environ.get("ECR_RUN_ID"):
         # On a cluster logs are for machines first: JSON, each record with job, node and run.

@@ -69,19 +69,24 @@ def tokenize(
     """
     encode = Encoder.of(tokenizer)
     found: dict[str, Tokenized] = {"train": Tokenized(), "valid": Tokenized()}
-    count = 0
+    counts = Counter()
     for example in examples:
-        count += 1
+        counts[example.split] += 1
         into = found[example.split]
         for ids, labels, answers in _windows(example, encode, max_length, into.left_out):
             if learn_all and example.split == "train":
                 labels = ids
             into.rows.append({"input_ids": ids, "labels": labels})
             into.answers += answers
+    if counts["valid"] and not counts["train"]:
+        raise TrainingDataError(
+            f"nothing to learn: all {counts['valid']} conversations are of the split valid, which is only measured on; "
+            "give as --input some that are of train"
+        )
     if not found["train"].trained_tokens:
         why = "; ".join(f"{number} {reason}" for reason, number in found["train"].left_out.items())
         raise TrainingDataError(
-            f"nothing to learn is left of {count} conversations at --max-length {max_length}"
+            f"nothing to learn is left of {counts['train']} conversations at --max-length {max_length}"
             + (f" ({why})" if why else "")
             + ": give longer --max-length or other data"
         )

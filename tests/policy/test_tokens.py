@@ -96,3 +96,9 @@ def test_nothing_left_to_learn_is_one_sentence(tokenizer):
     example = Example("d", "train", chat("Hi", "word " * 100))
     with pytest.raises(TrainingDataError, match="nothing to learn is left of 1 conversations at --max-length 32"):
         tokenize([example], tokenizer, 32)
+
+
+def test_conversations_that_are_all_held_out_are_nothing_to_learn(tokenizer):
+    examples = [Example(name, "valid", chat("Hi", "Hello!")) for name in "ab"]
+    with pytest.raises(TrainingDataError, match="all 2 conversations are of the split valid"):
+        tokenize(examples, tokenizer, 64)
