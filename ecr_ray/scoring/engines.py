@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ecr_ray.cluster import connect
 from ecr_ray.config import JudgeConfig
 from ecr_ray.models import tiny
 from ecr_ray.records import score_schema
@@ -132,6 +133,8 @@ def engine_env(judge: JudgeConfig, stats_actor: str | None = None) -> dict[str, 
         cores = sorted(os.sched_getaffinity(0))
         env["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores)) if judge.engines == 1 else "nobind"
         env["OMP_NUM_THREADS"] = str(max(1, len(cores) // judge.engines))
+        # What reads and writes the rows around an engine takes a core from it now and then.
+        env |= connect.waiting(os.environ, spins=3000)
     return env
 
 
