@@ -93,8 +93,8 @@ def slurm_cluster(env: Mapping[str, str]) -> dict[str, str]:
 def waiting(env: Mapping[str, str], spins: int = 10_000) -> dict[str, str]:
     """How the workers' threads that share a computation wait for each other, unless the environment says.
 
-    They spin, by GNU's OpenMP some 16 ms, before they sleep. Where two processes compute on the same cores, each spins
-    away what the other needs; half a millisecond (10,000 spins) is as fast alone, and more than twice as fast for two.
+    They spin, by GNU's OpenMP 300,000 times, before they sleep. Where two processes compute on the same cores, each
+    spins away what the other needs; 10,000 times is as fast alone, and more than twice as fast for two.
     """
     asked = {name: env[name] for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in env}
     return asked or {"GOMP_SPINCOUNT": str(spins)}
