@@ -898,6 +898,8 @@ class EvaluateConfig:
     """A dialogue with a longer message is put into quarantine."""
     overwrite: bool = False
     """Replace an artifact that was made with other settings."""
+    retry_failures: bool = False
+    """Ask again what got no answer in the finished run: endpoints' replies, judgments, talks. The rest stays."""
     compare: tuple[str, ...] = ()
     """Two directories of finished runs to set side by side; writes compare.html and compare.md to --output."""
 

@@ -25,6 +25,9 @@ def main() -> int:
         print("this run is already complete; --overwrite runs it again")
     for warning in result.run["warnings"]:
         print(f"{warning['kind']}: {warning['text']}")
+    if unanswered := result.run.get("unanswered"):
+        counts = ", ".join(f"{count:,} {what}" for what, count in unanswered.items())
+        print(f"no answer: {counts}; the same command with --retry-failures asks again, and keeps the rest")
     rows = result.run["rows"]
     print(f"result: {result.output} (open {result.output}/report.html, or read {result.output}/report.md)")
     return cli.finish(

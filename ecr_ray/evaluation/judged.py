@@ -19,7 +19,7 @@ from ecr_ray.config import EvaluateConfig, JudgeConfig, ScoreConfig
 from ecr_ray.evaluation.asking import Prompts
 from ecr_ray.evaluation.replies import OK
 from ecr_ray.records import TURN, score_schema
-from ecr_ray.scoring import engines, parts, passes
+from ecr_ray.scoring import agreement, engines, parts, passes
 from ecr_ray.scoring import run as scoring
 from ecr_ray.scoring.requests import Asker
 
@@ -48,52 +48,50 @@ def chosen(settings: EvaluateConfig) -> list[JudgeConfig]:
     Raises:
         ConfigError: there is none of that name, or it cannot judge by this rubric.
     """
-    return scoring.chosen_judges(_score_config(settings, "", ""))
-
-
-def _score_config(settings: EvaluateConfig, source: str, output: str) -> ScoreConfig:
-    return ScoreConfig(
-        profile=settings.profile,
-        config=settings.config,
-        input=source,
-        output=output,
-        judges=settings.judges,
-        rubric=settings.rubric,
-        # Half of the judgments may fail and the rest still stands: what is withheld is decided figure by figure.
-        max_failure_rate=1.0,
-        seed=settings.seed,
-        bootstrap=settings.bootstrap,
-        max_message_chars=settings.max_message_chars,
-    )
+    of_scoring = {name: getattr(settings, name) for name in ("profile", "config", "judges", "rubric")}
+    return scoring.chosen_judges(ScoreConfig(**of_scoring))
 
 
 def alone(
     settings: EvaluateConfig, judges: list[JudgeConfig], asked: Prompts, rows: Sequence[Mapping[str, Any]], work: Path
 ) -> tuple[pa.Table, dict[str, Any]]:
-    """Every judge's rating of every reply, and the record of the scoring run.
+    """Every judge's rating of every reply; those that it gave before are not asked for again.
 
     Returns:
         `system`, `turn_id`, `judge`, the rubric's aspects and `overall` in 0-1 (null where the judgment failed),
-        `status`, `reason`.
+        `status`, `reason`; and `judges` and `agreement` as the record of a scoring run has them.
     """
     turns = [
         _turn(asked.rows[n], row["system"], row["text"])
         for n, row in sorted(_placed(asked, rows), key=lambda placed: placed[0])
         if row["status"] == OK
     ]
-    source = work / "to-judge.parquet"
-    storage.write_parquet(source, pa.Table.from_pylist(turns, schema=TURN))
-    config = _score_config(settings, str(source), str(work / "judged"))
-    result = scoring.finished(config, judges)
-    if result is None:
-        result = scoring.score(config, judges, side_by_side=False)
-    tables = [storage.read_parquet(work / "judged" / name) for name in ("scores.parquet", "failures.parquet")]
-    return _unpacked(pa.concat_tables(tables), settings.rubric, ("system",)), dict(result.run)
+    outcomes = _ask([Asker(judge, settings.rubric, settings.seed) for judge in judges], turns, work / "alone")
+    tables = {outcome.judge.name: outcome.scores for outcome in outcomes}
+    aspects = tuple(prompts.RUBRICS[settings.rubric].aspects)
+    intervals = {"resamples": settings.bootstrap, "seed": settings.seed}
+    compared = agreement.agreement(tables, aspects, **intervals) if len(tables) > 1 else []
+    about = {"judges": [outcome.record(settings.rubric) for outcome in outcomes], "agreement": compared}
+    return _unpacked(outcomes, settings.rubric, ("system",)), about
+
+
+def _ask(askers: Sequence[Asker], turns: Sequence[Mapping[str, Any]], folder: Path) -> list[passes.Outcome]:
+    """What each says of every turn. Failures are not told: what is withheld is decided figure by figure.
+
+    More turns than last time are no other run: an endpoint may have answered meanwhile what it had not.
+    """
+    storage.write_parquet(folder / "turns" / "part-00000.parquet", pa.Table.from_pylist(list(turns), schema=TURN))
+    ids = pa.chunked_array([pa.array([turn["turn_id"] for turn in turns], pa.string())])
+    found = []
+    for asker in askers:
+        todo = engines.Work(str(folder / "turns"), str(folder / asker.judge.name), BATCH, CONCURRENT)
+        found.append(passes.judge(asker, todo, ids, retries=1))
+    return found
 
 
 def nobody(rubric: str) -> pa.Table:
     """The ratings where there is no judge."""
-    return _unpacked(score_schema(tuple(prompts.RUBRICS[rubric].aspects)).empty_table(), rubric, ("system",))
+    return _unpacked([], rubric, ("system",))
 
 
 def _placed(asked: Prompts, rows: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
@@ -115,8 +113,10 @@ def _turn(prompt: Mapping[str, Any], about: str, response: str) -> dict[str, Any
     }
 
 
-def _unpacked(scores: pa.Table, rubric: str, names: Sequence[str]) -> pa.Table:
-    """Score rows with what stands behind the turn's id in columns of their own."""
+def _unpacked(outcomes: Sequence[passes.Outcome], rubric: str, names: Sequence[str]) -> pa.Table:
+    """Scores and failures with what stands behind the turn's id in columns of their own."""
+    none = score_schema(tuple(prompts.RUBRICS[rubric].aspects)).empty_table()
+    scores = pa.concat_tables([none, *(table for outcome in outcomes for table in (outcome.scores, outcome.failures))])
     split = [turn_id.split(_APART) for turn_id in scores["turn_id"].to_pylist()]
     columns = {"turn_id": [parts[0] for parts in split]}
     columns |= {name: [parts[n + 1] for parts in split] for n, name in enumerate(names)}
@@ -158,19 +158,9 @@ def compared(
             for order in ((0, 1), (1, 0)):
                 about = _APART.join(pair[n] for n in order)
                 turns.append(_turn(prompt, about, json.dumps([both[n] for n in order])))
-    folder = work / "pairs"
-    storage.write_parquet(folder / "turns" / "part-00000.parquet", pa.Table.from_pylist(turns, schema=TURN))
-    ids = pa.chunked_array([pa.array([turn["turn_id"] for turn in turns], pa.string())])
-    tables = []
-    for judge in judges:
-        if judge.backend == "critic" or not turns:
-            continue
-        asker = PairAsker(judge, settings.rubric, settings.seed)
-        todo = engines.Work(str(folder / "turns"), str(folder / judge.name), BATCH, CONCURRENT)
-        outcome = passes.judge(asker, todo, ids, retries=1)
-        tables += [outcome.scores, outcome.failures]
-    none = score_schema(tuple(prompts.RUBRICS[settings.rubric].aspects)).empty_table()
-    return _unpacked(pa.concat_tables([none, *tables]), settings.rubric, ("first", "second"))
+    askers = [PairAsker(judge, settings.rubric, settings.seed) for judge in judges if judge.backend != "critic"]
+    outcomes = _ask(askers if turns else [], turns, work / "pairs")
+    return _unpacked(outcomes, settings.rubric, ("first", "second"))
 
 
 def shares(table: pa.Table, judge: str, aspect: str) -> list[tuple[str, str, float, str]]:

@@ -29,7 +29,9 @@ from ecr_ray.policy.ppo import questions
 from ecr_ray.policy.ppo.loop import seeds
 from ecr_ray.policy.sampling import Sample, Sampling
 
-OK, EMPTY, FAILED, MISSING, TOO_LONG = "ok", "empty", "failed", "missing", "prompt_too_long"
+OK, EMPTY, MISSING, TOO_LONG = "ok", "empty", "missing", "prompt_too_long"
+# Nothing else comes of asking again.
+SETTLED = (OK, EMPTY, MISSING, TOO_LONG)
 # Prompts that travel to an actor, and are lost with it.
 CHUNK = 64
 # For one of them, the start of an actor included: a large model takes its time to load.

@@ -41,9 +41,10 @@ from ecr_ray.policy import weights
 from ecr_ray.recommender import catalogue, place
 from ecr_ray.recommender import predict as recommender
 from ecr_ray.records import RunRecord
+from ecr_ray.scoring import parts
 
 # What decides how fast the figures come, not which.
-_SPEED = {"engines", "cpus_per_engine", "device", "talks_at_once", "overwrite", "compare"}
+_SPEED = {"engines", "cpus_per_engine", "device", "talks_at_once", "overwrite", "compare", "retry_failures"}
 _PLACE = {"profile", "config", "output"}
 NONE = "none"
 
@@ -96,13 +97,15 @@ def check(settings: EvaluateConfig) -> Plan:
 
 
 def finished(settings: EvaluateConfig) -> Result | None:
-    """The result that is already there, if it was made with the same settings.
+    """The result that is already there, if it was made with the same settings and nothing of it is to be asked again.
 
     Raises:
         InputError: something else is there, and --overwrite is not set.
     """
     run = runs.finished(settings.output, "evaluate", lambda: fingerprint(settings), overwrite=settings.overwrite)
-    return Result(settings.output, run) if run is not None else None
+    if run is None or (settings.retry_failures and (Path(settings.output) / runs.WORK).is_dir()):
+        return None
+    return Result(settings.output, run)
 
 
 def fingerprint(settings: EvaluateConfig) -> dict[str, Any]:
@@ -233,15 +236,39 @@ def _replies(
         return rows, {}
     model = models[baseline.where]
     speaks = {s.name for s in policies if _same_words(models[s.where].tokenizer, model.tokenizer)}
-    path = work / "likelihood.json"
-    critic.make_room()
-    if not path.exists():
-        own = [row | {"own": row["tokens"] if row["system"] in speaks else None} for row in rows]
-        storage.write_json(path, replies.likelihood(settings, model, own, asked, writers))
+    nats = _likelihood(settings, model, rows, speaks, asked, work, writers, critic)
     found: dict[str, list[tuple[float, int] | None]] = {}
-    for row, value in zip(rows, storage.read_json(path), strict=True):
-        found.setdefault(row["system"], []).append(None if value is None else (value[0], value[1]))
+    for row in rows:
+        found.setdefault(row["system"], []).append(nats.get((row["system"], row["turn_id"])))
     return rows, found
+
+
+def _likelihood(
+    settings: EvaluateConfig,
+    model: replies.Model,
+    rows: Sequence[Mapping[str, Any]],
+    speaks: set[str],
+    asked: Prompts,
+    work: Path,
+    writers: replies.Writers,
+    critic: _Critic,
+) -> dict[tuple[str, str], tuple[float, int] | None]:
+    """(nats, tokens) of replies under a model, by system and turn; only what is not known yet is computed.
+
+    Args:
+        speaks: systems whose tokens are the model's own.
+    """
+    path = work / "likelihoods.json"
+    stored = storage.read_json(path) if path.exists() else []
+    known = {(system, turn): tuple(value) if value else None for system, turn, value in stored}
+    missing = [r for r in rows if r["status"] == replies.OK and (r["system"], r["turn_id"]) not in known]
+    if missing:
+        critic.make_room()
+        own = [{**row, "own": row["tokens"] if row["system"] in speaks else None} for row in missing]
+        values = replies.likelihood(settings, model, own, asked, writers)
+        known |= {(r["system"], r["turn_id"]): value for r, value in zip(missing, values, strict=True)}
+        storage.write_json(path, [[*key, value] for key, value in known.items()])
+    return known
 
 
 def _same_words(one: Any, other: Any) -> bool:
@@ -446,6 +473,8 @@ def _finish(
     timings: dict[str, float],
 ) -> Result:
     output = Path(storage.absolute(settings.output))
+    # Where failures were asked again there is one already, of what is replaced now.
+    storage.remove(output / "run.json")
     shutil.copy(work / "prompts.parquet", output / "prompts.parquet")
     storage.write_parquet(output / "replies.parquet", pa.Table.from_pylist(list(rows), schema=replies.REPLIES))
     storage.write_parquet(output / "values.parquet", pa.Table.from_pylist(measures.rows_of(found.values, asked)))
@@ -456,6 +485,7 @@ def _finish(
     nodes = [node for system in plan.systems if system.kind == "policy" and (node := lineage.of(system.where))]
     recommended = recommendation.figures(settings.recommender)
     nodes += [node] if (node := recommendation.node(settings.recommender)) else []
+    unanswered = _unanswered(rows, found)
     record = RunRecord(
         stage="evaluate",
         config=asdict(settings),
@@ -474,14 +504,32 @@ def _finish(
         details={
             "fingerprint": fingerprint(settings),
             **found.as_json(),
+            "unanswered": unanswered,
             "recommendation": recommended,
             "lineage": lineage.table(nodes),
         },
     )
     report.write(output, record.as_dict(), found, asked, rows)
     run = record.write(output)
-    shutil.rmtree(work)
+    # With what is known, so that only the rest is asked when it is asked again.
+    if not unanswered:
+        shutil.rmtree(work)
     return Result(settings.output, run)
+
+
+def _unanswered(rows: Sequence[Mapping[str, Any]], found: Found) -> dict[str, int]:
+    """How much got no answer that it may get if it is asked again."""
+    talks = [] if found.talks.table is None else found.talks.table["status"].to_pylist()
+    counts = {
+        "replies": sum(row["status"] not in replies.SETTLED for row in rows),
+        "judgments": sum(
+            status not in (parts.OK, *parts.HOPELESS)
+            for table in (found.judgments, found.pairs)
+            for status in table["status"].to_pylist()
+        ),
+        "talks": sum(status != parts.OK for status in talks),
+    }
+    return {what: count for what, count in counts.items() if count}
 
 
 def _failures(rows: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -1,14 +1,16 @@
-"""An evaluation through its front door: real policies, cheats that were planted, and judges behind HTTP.
+"""An evaluation through its front door: real policies, cheats that were planted, judges and a system behind HTTP.
 
-The judges are small servers in this process that rate by a rule: what is under test is what the report makes of a
-judge that likes length, or that fails, and no real judge does so on order.
+These are small servers in this process that work by a rule: what is under test is what the report makes of a judge
+that likes length, or of what fails, and nothing real does so on order.
 """
 
 import json
 import os
 import re
+import shutil
 import signal
 import threading
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow.parquet as pq
@@ -24,25 +26,16 @@ ASPECTS = ("empathy", "informativeness", "recommendation", "engagement")
 HACKED = "Oh {}, I am so very glad that you asked me this!"
 
 
-class LikesLength(BaseHTTPRequestHandler):
-    """Rates a reply by its words; of two prefers the longer one. With `fails` it has no answer to most."""
-
-    fails = False
+class Answers(BaseHTTPRequestHandler):
+    """An OpenAI-compatible endpoint; `answer` says what, `asked` keeps the last messages that it was asked about."""
 
     def do_POST(self):
         question = json.loads(self.rfile.read(int(self.headers["content-length"])))["messages"][-1]["content"]
-        pair = re.search(r"Answer A: (.*)\nAnswer B: (.*)\n", question)
-        if pair:
-            longer = len(pair[2].split()) - len(pair[1].split())
-            digit = 4.5 + 4 * (longer > 0) - 4 * (longer < 0)
-        else:
-            reply = re.search(r"Recommender: (.*)\n\nRatings", question)[1]
-            digit = min(9, len(reply.split()) // 3)
-        answer = json.dumps(dict.fromkeys(ASPECTS, int(digit)))
-        if self.fails and hash(question) % 10 < 8:
-            answer = "I would rather not say."
+        self.asked.append(question)
+        answer = self.answer(question)
         body = json.dumps({"choices": [{"message": {"content": answer}}]}).encode()
-        self.send_response(200)
+        # 400: nobody asks that again by itself.
+        self.send_response(200 if answer else 400)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -51,8 +44,40 @@ class LikesLength(BaseHTTPRequestHandler):
         pass
 
 
+class LikesLength(Answers):
+    """Rates a reply by its words; of two prefers the longer one."""
+
+    def answer(self, question):
+        pair = re.search(r"Answer A: (.*)\nAnswer B: (.*)\n", question)
+        if pair:
+            longer = len(pair[2].split()) - len(pair[1].split())
+            digit = 4.5 + 4 * (longer > 0) - 4 * (longer < 0)
+        else:
+            reply = re.search(r"Recommender: (.*)\n\nRatings", question)[1]
+            digit = min(9, len(reply.split()) // 3)
+        return json.dumps(dict.fromkeys(ASPECTS, int(digit)))
+
+
 class Fails(LikesLength):
+    """The same, and has no answer to most."""
+
     fails = True
+
+    def answer(self, question):
+        if self.fails and zlib.crc32(question.encode()) % 10 < 8:
+            return "I would rather not say."
+        return super().answer(question)
+
+
+class Remote(Answers):
+    """A system, which a third of the prompts is too much for."""
+
+    fails = True
+
+    def answer(self, question):
+        if self.fails and zlib.crc32(question.encode()) % 3 == 0:
+            return None
+        return "Remotely: " + " ".join(question.split()[:8])
 
 
 def evaluate(*arguments, code=0):
@@ -61,14 +86,18 @@ def evaluate(*arguments, code=0):
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    """A file of judges, and one of replies that say one phrase again and again."""
+    """A file of judges, one of replies that say one phrase again and again, and a system that is not always there."""
     folder = tmp_path_factory.mktemp("evaluate")
-    tables = []
-    for name, handler in (("longer", LikesLength), ("failing", Fails)):
+    urls = {}
+    for handler in (LikesLength, Fails, Remote):
+        handler.asked = []
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_port}/v1"
-        tables.append(f'[judges.{name}]\nmodel = "rule"\nbackend = "http"\nurl = "{url}"\n')
+        urls[handler] = f"http://127.0.0.1:{server.server_port}/v1"
+    tables = [
+        f'[judges.{name}]\nmodel = "rule"\nbackend = "http"\nurl = "{urls[handler]}"\n'
+        for name, handler in (("longer", LikesLength), ("failing", Fails))
+    ]
     (folder / "judges.toml").write_text("\n".join(tables))
     prompts = asking.choose(EvaluateConfig(prompts=PROMPTS, split="all")).rows
     rows = [{"turn_id": row["turn_id"], "text": HACKED.format(n)} for n, row in enumerate(prompts)]
@@ -76,12 +105,13 @@ def settings(tmp_path_factory):
     words = ["--config", folder / "judges.toml", "--split", "all", "--prompts", PROMPTS, "--max-new-tokens", 16]
     words += ["--judges", "longer", "failing", "--pair-prompts", 12, "--bootstrap", 200, "--talks", 6]
     words += ["--talk-turns", 3, "--systems", "human", "sft=ecr-tiny-chat", "best-of-2=best-of-2:ecr-tiny-chat"]
-    return folder, [*words, f"hacked={folder / 'hacked.jsonl'}", "ppo=ecr-tiny-ppo"]
+    words += [f"hacked={folder / 'hacked.jsonl'}", "ppo=ecr-tiny-ppo", f"remote={urls[Remote]}#rule"]
+    return folder, words
 
 
 @pytest.fixture(scope="module")
 def run(cluster, settings):
-    """With two judges and five systems."""
+    """With two judges and six systems."""
     folder, words = settings
     printed = evaluate(*words, "--output", folder / "run", code=3)
     return folder / "run", json.loads((folder / "run" / "run.json").read_text()), printed
@@ -109,7 +139,7 @@ def figure(run, measure, system, kind="figures"):
 def test_every_system_answers_every_prompt_or_says_why_not(run):
     folder, record, _ = run
     rows = pq.read_table(folder / "replies.parquet").to_pylist()
-    assert len(rows) == 5 * PROMPTS
+    assert len(rows) == 6 * PROMPTS
     assert [row["status"] for row in rows if row["system"] == "hacked"].count("missing") == 1
     assert record["failures"]["hacked: missing"] == 1
     sft, best = ({r["turn_id"]: r for r in rows if r["system"] == name} for name in ("sft", "best-of-2"))
@@ -167,8 +197,6 @@ def test_the_report_stands_alone_and_says_where_all_comes_from(run):
 @pytest.mark.long
 def test_a_policy_asked_about_its_own_training_dialogues_is_caught(run, tmp_path):
     # As a run of jobs/sft.py on the sample leaves it: the record says what was learnt from.
-    import shutil
-
     from ecr_ray import storage
     from ecr_ray.data import sample
     from ecr_ray.models import tiny
@@ -200,6 +228,28 @@ def test_a_finished_run_is_not_run_again_nor_overwritten_by_another(run, setting
     assert "already complete" in evaluate(*words, "--output", folder / "run", code=3)
     refused = evaluate(*words, "--seed", 1, "--output", folder / "run", code=1)
     assert "holds a finished run of evaluate with other settings" in refused
+
+
+def test_what_got_no_answer_is_asked_again_and_the_rest_stays(run, settings, monkeypatch):
+    folder, before, printed = run
+    assert set(before["unanswered"]) == {"replies", "judgments"} and "--retry-failures asks again" in printed
+    mended = folder.with_name("mended")
+    shutil.copytree(folder, mended)
+    for handler in (Fails, Remote):
+        monkeypatch.setattr(handler, "fails", False)
+    asked = len(LikesLength.asked)
+    evaluate(*settings[1], "--retry-failures", "--output", mended, code=3)
+    after = json.loads((mended / "run.json").read_text())
+    assert after["unanswered"] == {} and not (mended / ".work").exists()
+    # Of whom answered before, nobody is asked but about what is new.
+    assert len(LikesLength.asked) > asked and all("Remotely: " in question for question in LikesLength.asked[asked:])
+    then, now = (pq.read_table(place / "replies.parquet").to_pylist() for place in (folder, mended))
+    assert [new for old, new in zip(then, now, strict=True) if old["status"] == "ok"] == [
+        old for old in then if old["status"] == "ok"
+    ]
+    assert {row["status"] for row in now if row["system"] == "remote"} == {"ok"}
+    assert figure(after, "failing: overall, 0-9", "sft")["n"] == PROMPTS
+    assert figure(before, "perplexity", "remote")["n"] < figure(after, "perplexity", "remote")["n"] == PROMPTS
 
 
 @pytest.mark.long
