@@ -41,6 +41,11 @@ _LEAN = {
     # Ten looks a second at what runs cost as much of a core as all replicas that wait.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
 }
+_BEHIND_HAPROXY = {
+    # For so long an ingress that is to go can still be reached, and whoever ends an endpoint waits. Ray's half a minute
+    # is for balancers that are slow to learn of it; this one knows soon, and asks another where it is refused.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3.0",
+}
 
 
 def prepare(front: str, body_timeout_s: float) -> dict[str, str]:
@@ -90,15 +95,14 @@ def environment(front: str, body_timeout_s: float) -> dict[str, str]:
     Raises:
         ConfigError: HAProxy is asked for and not there, or may not be started through our script.
     """
-    found = {name: os.environ.get(name, value) for name, value in _LEAN.items()}
     if front == "proxy":
-        return {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"} | found
+        return {"RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"} | _unless_said(_LEAN)
     haproxy = _haproxy()
     # HAProxy's control socket takes orders from everybody who can reach it. Not below TMPDIR: a socket's path must be
     # short.
     private = Path(tempfile.mkdtemp(prefix="ecr-haproxy-", dir="/tmp"))
     metrics, stats, fallback = ports.find_free(3)
-    return found | {
+    return _unless_said(_LEAN | _BEHIND_HAPROXY) | {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_BINARY_PATH": str(_program(haproxy, private, metrics, stats, body_timeout_s)),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(private / "haproxy.cfg"),
@@ -113,6 +117,11 @@ def environment(front: str, body_timeout_s: float) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": _RETRIES,
     }
+
+
+def _unless_said(variables: Mapping[str, str]) -> dict[str, str]:
+    """The variables, as the environment has them where it does."""
+    return {name: os.environ.get(name, value) for name, value in variables.items()}
 
 
 def _program(haproxy: str, private: Path, metrics: int, stats: int, body_timeout_s: float) -> Path:

@@ -62,8 +62,13 @@ def test_serves_own_proxy_needs_no_haproxy(monkeypatch):
 
 
 def test_what_somebody_set_in_their_environment_stays(monkeypatch):
-    monkeypatch.setattr(os, "environ", {"RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.1"})
-    assert front.environment("proxy", body_timeout_s=2)["RAY_SERVE_CONTROL_LOOP_INTERVAL_S"] == "0.1"
+    said = {"RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.1", "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "60"}
+    monkeypatch.setattr(os, "environ", dict(said))
+    for kind in ("proxy", "haproxy"):
+        found = front.environment(kind, body_timeout_s=2)
+        assert {name: found[name] for name in said if name in found}.items() <= said.items()
+        front.clean(found)
+    assert found["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] == "60"
 
 
 def test_without_haproxy_it_is_said(monkeypatch):
