@@ -65,18 +65,30 @@ def _directory(name: str) -> str:
 
 
 def _node(name: str, run: Mapping[str, Any], place: Path) -> Node:
-    parents: list[Node] = []
-    for key in _FROM.get(run["stage"], ()):
-        value = run["config"].get(key)
-        for parent in value if isinstance(value, list) else [value]:
-            found = of(parent) if parent and parent != "none" else None
-            if found is not None:
-                parents.append(found)
+    made_from = [of(parent) for parent in _made_from(run, bundled=place.is_relative_to(tiny.HERE))]
+    # What was finished later has taken the place of what was read.
+    parents = [node for node in made_from if node and node.run["finished"] <= run["finished"]]
     # A bundled critic brings the records of the scores that taught it, a bundled recommender those of its emotions.
     for path in sorted([*place.glob("run-scores-*.json"), *place.glob("run-emotions-*.json")]):
         before = json.loads(path.read_text())
         parents.append(Node(before["config"]["output"], before["stage"], before))
     return Node(name, run["stage"], run, tuple(parents))
+
+
+def _made_from(run: Mapping[str, Any], bundled: bool) -> Iterator[str]:
+    """Names in a run's settings of what it was made from.
+
+    Args:
+        bundled: the run was made elsewhere, with directories that are other people's here.
+    """
+    for key in _FROM.get(run["stage"], ()):
+        # Reactions are read in the dialogues: the scores' place is a setting like any other, and nothing is read there.
+        if key == "targets" and run["config"].get("learn") == "reactions":
+            continue
+        value = run["config"].get(key)
+        for name in value if isinstance(value, list) else [value]:
+            if name and name != "none" and not (bundled and not (tiny.HERE / name).is_dir()):
+                yield name
 
 
 def teachers(critic: str) -> set[str]:
