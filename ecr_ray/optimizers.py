@@ -147,6 +147,7 @@ class Zero:
     def __init__(self, model: Any, settings: Settings) -> None:
         import deepspeed
 
+        training.compile_nothing()
         self._optimizer = _adam(model, settings)
         self._settings = settings
         cut = settings.batching

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -85,19 +84,6 @@ def keep_bf16(module: "torch.nn.Module") -> None:
             part.to(torch.bfloat16)
 
 
-def check_compiler(device: Device, zero_stage: int) -> None:
-    """On a CPU DeepSpeed compiles a small operation of its own at its first start.
-
-    Raises:
-        ConfigError: there is nothing here to compile it with.
-    """
-    if device == "cpu" and zero_stage and not (shutil.which("c++") or shutil.which("g++")):
-        raise ConfigError(
-            "DeepSpeed needs a C++ compiler on machines without GPU, and there is none: install g++, or train without "
-            "DeepSpeed by --zero-stage 0"
-        )
-
-
 def scaling(
     workers: int, device: Device, cpus: float, *, gpus: float = 1.0, role: str | None = None
 ) -> "ScalingConfig":
@@ -131,7 +117,7 @@ def run_config(storage: Path, name: str, max_failures: int, callbacks: list[Any]
 def deepspeed_config(stage: int, *, bf16: bool) -> dict[str, Any]:
     """DeepSpeed's settings for ZeRO `stage` 1 to 3; the trainer fills in what says `auto`.
 
-    The optimizer is the trainer's: DeepSpeed's own CPU Adam would be compiled on every node.
+    The optimizer is the trainer's: DeepSpeed's own CPU Adam would be compiled on every node, too.
     """
     return {
         "train_batch_size": "auto",
@@ -150,6 +136,17 @@ def deepspeed_config(stage: int, *, bf16: bool) -> dict[str, Any]:
         },
         "steps_per_print": 10**9,
     }
+
+
+def compile_nothing() -> None:
+    """Before DeepSpeed starts: on a CPU it would compile a sum over workers that only inference in parts calls.
+
+    That takes a minute at the first start on every machine, and a C++ compiler.
+    """
+    from deepspeed import ops
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
 
 
 def prepare_worker(device: Device, threads: int) -> None:

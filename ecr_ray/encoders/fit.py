@@ -74,7 +74,6 @@ def make_trainer(
     from ray.train.torch import TorchConfig, TorchTrainer
 
     device = training.choose_device(run.device, ray.cluster_resources().get("GPU", 0))
-    training.check_compiler(device, settings.zero_stage)
     rows = storage.read_parquet(work / "train.parquet", ["ids", "targets", "weights"])
     lengths = pc.list_value_length(rows["ids"]).to_numpy()
     steps = batches.plan(lengths, settings.batch, run.epochs, settings.seed)[: run.max_steps]

@@ -223,7 +223,6 @@ def train(settings: SftConfig, tokenizer: Any, work: Path) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     device = training.choose_device(settings.device, ray.cluster_resources().get("GPU", 0))
-    training.check_compiler(device, settings.zero_stage)
     threads = settings.threads_per_worker or max(1, (os.cpu_count() or 1) // settings.workers)
     trainer = TorchTrainer(
         sft_worker.train,

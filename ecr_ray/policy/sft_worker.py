@@ -90,6 +90,9 @@ def arguments(
     grouped = torch.distributed.is_initialized()
     backend = "gloo" if device == "cpu" else "nccl"
     cut = training.batching(settings.batch, settings.micro_batch, workers)
+    if settings.zero_stage:
+        # The trainer starts DeepSpeed with these settings.
+        training.compile_nothing()
     return TrainerConfig(
         output_dir=str(work / "checkpoints"),
         num_train_epochs=settings.epochs,

@@ -127,7 +127,6 @@ def fit(settings: RecommenderConfig, variant: Variant, work: Path, turns: int) -
     from ray.train.torch import TorchConfig, TorchTrainer
 
     device = training.choose_device(settings.device, ray.cluster_resources().get("GPU", 0))
-    training.check_compiler(device, settings.zero_stage)
     steps = max(1, round(turns // settings.batch * settings.epochs))
     steps = min(steps, settings.max_steps or steps)
     own = place(work, variant)

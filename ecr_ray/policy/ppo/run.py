@@ -207,7 +207,6 @@ def train(settings: PpoConfig, tokenizer: Any, work: Path) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
 
     device = training.choose_device(settings.device, ray.cluster_resources().get("GPU", 0))
-    training.check_compiler(device, settings.zero_stage)
     job = make_job(settings, tokenizer, work, device)
     (work / worker.FAILED).unlink(missing_ok=True)
     rollouts = Pool.start(
