@@ -159,7 +159,7 @@ def compared(
                 about = _APART.join(pair[n] for n in order)
                 turns.append(_turn(prompt, about, json.dumps([both[n] for n in order])))
     askers = [PairAsker(judge, settings.rubric, settings.seed) for judge in judges if judge.backend != "critic"]
-    outcomes = _ask(askers if turns else [], turns, work / "pairs")
+    outcomes = _ask(askers, turns, work / "pairs")
     return _unpacked(outcomes, settings.rubric, ("first", "second"))
 
 

@@ -66,8 +66,7 @@ def _directory(name: str) -> str:
 
 def _node(name: str, run: Mapping[str, Any], place: Path) -> Node:
     made_from = [of(parent) for parent in _made_from(run, bundled=place.is_relative_to(tiny.HERE))]
-    # What was finished later has taken the place of what was read.
-    parents = [node for node in made_from if node and node.run["finished"] <= run["finished"]]
+    parents = [node for node in made_from if node is not None]
     # A bundled critic brings the records of the scores that taught it, a bundled recommender those of its emotions.
     for path in sorted([*place.glob("run-scores-*.json"), *place.glob("run-emotions-*.json")]):
         before = json.loads(path.read_text())

@@ -25,16 +25,6 @@ def test_what_somebody_has_where_a_bundled_models_maker_had_his_is_not_behind_it
     assert lineage.teachers("ecr-tiny-critic") == {"ecr-tiny-critic", "ecr-tiny-judge"}
 
 
-def test_what_was_finished_later_is_not_behind_it(tmp_path):
-    scores, critic = tmp_path / "scores", tmp_path / "critic"
-    write_run(scores, "score", judges=["mine"])
-    write_run(critic, "critic", targets=[str(scores)], learn="scores")
-    assert lineage.teachers(str(critic)) == {str(critic), "mine"}
-    run = json.loads((scores / "run.json").read_text())
-    (scores / "run.json").write_text(json.dumps(run | {"finished": "2027"}))
-    assert lineage.teachers(str(critic)) == {str(critic)}
-
-
 def write_run(folder, stage, **settings):
     folder.mkdir(parents=True)
     source = str(sample.dialogues_path())
