@@ -80,7 +80,7 @@ def test_trl_takes_the_arguments_we_pass():
     wanted = {
         "max_length", "packing", "eval_packing", "dataset_kwargs", "deepspeed", "use_cpu", "ddp_backend",
         "warmup_steps", "eval_strategy", "save_strategy", "metric_for_best_model", "save_total_limit",
-        "include_num_input_tokens_seen",
+        "include_num_input_tokens_seen", "pad_to_multiple_of",
     }  # fmt: skip
     assert wanted <= set(inspect.signature(SFTConfig).parameters)
     trainer = {"model", "args", "train_dataset", "eval_dataset", "processing_class", "callbacks"}

@@ -14,6 +14,7 @@ from ecr_ray.errors import UserError
 # Ray's own logical CPUs on a small machine: every stage of a pipeline is an actor or task of its own, and on
 # two CPUs the light ones would wait for ever for the engine's to come free.
 MIN_LOGICAL_CPUS = 4
+_GIVEN = "ECR_CLUSTER_ENVIRONMENT"
 
 
 def connect() -> str:
@@ -37,11 +38,10 @@ def connect() -> str:
 
     if ray.is_initialized():
         return "the Ray cluster this process is in"
-    settings = _settings()
     address = os.environ.get("RAY_ADDRESS")
     if address:
         try:
-            ray.init(**settings)
+            ray.init(**_settings(address))
         except (ConnectionError, ray.exceptions.AuthenticationError) as error:
             raise UserError(
                 f"cannot join the Ray cluster at {address} (RAY_ADDRESS): {str(error).splitlines()[0]}; is it up, and "
@@ -56,14 +56,19 @@ def connect() -> str:
     # is a share of what trains.
     os.environ.setdefault("RAY_num_workers_soft_limit", "1")
     os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "10000")
+    # What workers are to have the whole cluster is given: a worker whose environment is its own takes twice as long to
+    # start, it imports Ray, changes its environment and begins again.
+    os.environ.update(_environment())
     context = ray.init(
         # Not one that somebody else may have running here, nor one that left its address behind.
         address="local",
         num_cpus=max(MIN_LOGICAL_CPUS, os.cpu_count() or 1),
         include_dashboard=True,
         dashboard_host="127.0.0.1",
-        **settings,
+        **_settings("local", given=True),
     )
+    # For jobs that this process starts, and that join.
+    os.environ[_GIVEN] = _given(ray.get_runtime_context().gcs_address)
     return f"a Ray cluster on this machine, dashboard http://{context.dashboard_url}"
 
 
@@ -100,12 +105,23 @@ def waiting(env: Mapping[str, str], spins: int = 10_000) -> dict[str, str]:
     return asked or {"GOMP_SPINCOUNT": str(spins)}
 
 
-def _settings() -> dict[str, Any]:
-    """What every `ray.init` here is given."""
+def _environment() -> dict[str, str]:
+    """What every worker has in its environment."""
+    return {"PYTHONPATH": _python_path(), "HF_HUB_DISABLE_TELEMETRY": "1", **waiting(os.environ)}
+
+
+def _given(address: str) -> str:
+    """Says that the cluster at an address was started with what this process's workers are to have."""
+    return json.dumps([address, _environment()])
+
+
+def _settings(address: str, *, given: bool = False) -> dict[str, Any]:
+    """What every `ray.init` here is given; `given`: the cluster has the workers' environment already."""
     import ray
 
-    env = {"PYTHONPATH": _python_path(), "HF_HUB_DISABLE_TELEMETRY": "1", **waiting(os.environ)}
-    runtime_env: dict[str, Any] = {"env_vars": env}
+    runtime_env: dict[str, Any] = {}
+    if not given and os.environ.get(_GIVEN) != _given(address):
+        runtime_env["env_vars"] = _environment()
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "runtime_env": runtime_env}
     if os.environ.get("ECR_RUN_ID"):
         # On a cluster logs are for machines first: JSON, each record with job, node and run.

@@ -19,6 +19,7 @@ CURVE = pa.schema(
         ("epoch", pa.float64()),
         ("learning_rate", pa.float64()),
         ("gradient_norm", pa.float64()),
+        # Read so far, with what fills rows up.
         ("tokens", pa.int64()),
         ("seconds", pa.float64()),
     ]
