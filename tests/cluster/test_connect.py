@@ -1,3 +1,5 @@
+import pytest
+
 from ecr_ray.cluster import connect
 
 
@@ -17,6 +19,8 @@ def test_what_a_cluster_was_started_with_is_not_asked_of_every_worker(monkeypatc
     assert connect._settings("10.0.0.1:6379")["runtime_env"]["env_vars"]["GOMP_SPINCOUNT"] == "7"
 
 
+# Slow, that is after the quick ones: with a cluster in this process, Prometheus would count what those train here.
+@pytest.mark.slow
 def test_workers_of_the_cluster_have_it(cluster):
     import ray
 
