@@ -785,8 +785,11 @@ class ServeConfig:
     max_lora_rank: int = 16
     engine: Mapping[str, Any] = field(default_factory=dict)
     """Further vLLM engine arguments (in a file only)."""
+    policy_in: Literal["ingress", "replicas"] = "ingress"
+    """Where the policy's engine is: with each replica of the ingress, whose first words come sooner and which is a
+    process less; or in replicas of its own, which scale apart from the ingress (on several nodes, or GPUs)."""
     policy_replicas: tuple[int, int] = (1, 1)
-    """Fewest and most; between them Serve scales by the number of requests. Likewise below."""
+    """--policy-in replicas: fewest and most; between them Serve scales by the number of requests. Likewise below."""
     recommender_replicas: tuple[int, int] = (1, 1)
     critic_replicas: tuple[int, int] = (1, 1)
     ingress_replicas: tuple[int, int] = (1, 1)
@@ -795,7 +798,7 @@ class ServeConfig:
     requests_at_once: int = 64
     """A key."""
     waiting: int = 128
-    """Requests that may wait at each replica of the policy, and as many again in front; more are turned away."""
+    """Requests that may wait at each engine, and before replicas of the policy as many again; more are turned away."""
     timeout_s: float = 60.0
     """The longest that an answer may take."""
     body_timeout_s: float = 10.0

@@ -1,6 +1,7 @@
 """The endpoint as a Serve application: `serve run ecr_ray.serving.app:app`, or `python jobs/serve.py`.
 
-Ingress → recommender, policy, critic; the registry says which adapter answers. Each is a deployment of its own.
+Ingress → recommender, policy, critic; the registry says which adapter answers. Each is a deployment of its own, but the
+policy where it is in the ingress's process (`--policy-in`).
 """
 
 from collections.abc import Mapping
@@ -12,16 +13,20 @@ from ray import serve
 from ecr_ray import config
 from ecr_ray.config import ServeConfig
 from ecr_ray.serving import films, policy, recommending, registry, run
+from ecr_ray.serving.adapters import Version
 from ecr_ray.serving.keys import Keyring
 from ecr_ray.serving.limits import Limiter
 from ecr_ray.serving.meter import Meter
 from ecr_ray.serving.services import Services
+from ecr_ray.serving.writing import InProcess, Replicas
 
 NAME = "ecr_ray"
 # Of everything that only waits and forwards.
 LIGHT_CPUS = 0.1
 # Of a recommender or a critic, which take milliseconds: all of them and an engine fit on a machine of two cores.
 SMALL_CPUS = 0.25
+# Between two looks at whether an engine is alive.
+HEALTH_S = 2
 
 
 def app(args: Mapping[str, Any]) -> serve.Application:
@@ -35,19 +40,8 @@ def app(args: Mapping[str, Any]) -> serve.Application:
 
 def bind(settings: ServeConfig) -> serve.Application:
     """The application, of settings."""
-    gpus = {"num_gpus": settings.tensor_parallel_size} if settings.device == "gpu" else {}
-    engine = {"num_cpus": 1, **gpus, "runtime_env": {"env_vars": policy.environment(settings)}}
-    writing = serve.deployment(
-        policy.Policy,
-        name="policy",
-        ray_actor_options=engine,
-        max_ongoing_requests=settings.max_num_seqs + settings.waiting,
-        max_queued_requests=settings.waiting,
-        health_check_period_s=2,
-        # Long enough for what is under way.
-        graceful_shutdown_timeout_s=settings.timeout_s,
-        **_replicas(settings.policy_replicas, settings.max_num_seqs),
-    ).bind(settings)
+    apart = settings.policy_in == "replicas"
+    writing = _policy(settings) if apart else None
     reading = _light(recommending.Recommending, "recommender", settings.recommender_replicas, settings)
     rating = _light(recommending.Rating, "critic", settings.critic_replicas, settings)
     keeping = serve.deployment(
@@ -61,13 +55,34 @@ def bind(settings: ServeConfig) -> serve.Application:
     ingress = serve.deployment(
         Ingress,
         name="ingress",
-        ray_actor_options={"num_cpus": LIGHT_CPUS},
-        # It only waits: what is too much is refused by whoever computes.
+        ray_actor_options={"num_cpus": LIGHT_CPUS} if apart else _of_an_engine(settings),
+        # It waits, mostly: what is too much is refused by whoever computes.
         max_ongoing_requests=4096,
+        health_check_period_s=HEALTH_S,
         graceful_shutdown_timeout_s=settings.timeout_s,
-        **_replicas(settings.ingress_replicas, 256),
+        **_replicas(settings.ingress_replicas, 256 if apart else settings.max_num_seqs),
     )
     return ingress.bind(settings, reading, writing, keeping, rating if settings.critic else None)
+
+
+def _policy(settings: ServeConfig) -> serve.Application:
+    return serve.deployment(
+        PolicyReplica,
+        name="policy",
+        ray_actor_options=_of_an_engine(settings),
+        max_ongoing_requests=settings.max_num_seqs + settings.waiting,
+        max_queued_requests=settings.waiting,
+        health_check_period_s=HEALTH_S,
+        # Long enough for what is under way.
+        graceful_shutdown_timeout_s=settings.timeout_s,
+        **_replicas(settings.policy_replicas, settings.max_num_seqs),
+    ).bind(settings)
+
+
+def _of_an_engine(settings: ServeConfig) -> dict[str, Any]:
+    """Options of an actor that has one."""
+    gpus = {"num_gpus": settings.tensor_parallel_size} if settings.device == "gpu" else {}
+    return {"num_cpus": 1, **gpus, "runtime_env": {"env_vars": policy.environment(settings)}}
 
 
 def _light(cls: Any, name: str, replicas: tuple[int, int], settings: ServeConfig) -> serve.Application:
@@ -96,13 +111,35 @@ def _replicas(bounds: tuple[int, int], target: int) -> dict[str, Any]:
     return {"autoscaling_config": scaling}
 
 
+class PolicyReplica(policy.Policy):
+    """An engine of its own."""
+
+    async def __init__(self, settings: ServeConfig) -> None:
+        super().__init__(settings)
+        await self.start()
+
+
 @serve.ingress()
 class Ingress:
-    """Takes requests; has no state but which adapters there are."""
+    """Takes requests; its state is which adapters there are, and an engine if the policy is here."""
 
-    def __init__(self, settings: ServeConfig, reading: Any, writing: Any, keeping: Any, rating: Any) -> None:
+    def __init__(self, settings: ServeConfig, reading: Any, policy: Any, keeping: Any, rating: Any) -> None:
         self._settings = settings
-        self._services = Services(reading, writing, keeping, rating, Meter())
+        self._writing = InProcess(settings) if policy is None else Replicas(policy)
+        self._services = Services(reading, self._writing, keeping, rating, Meter())
+
+    async def check_health(self) -> None:
+        """For Serve: raises where the engine that is here is dead, and Serve starts another ingress."""
+        if isinstance(self._writing, InProcess):
+            await self._writing.check_health()
+
+    async def probe(self, version: Version) -> str:
+        """For the registry, if the policy is here: whether a version can answer; empty, or what is wrong with it."""
+        return await self._writing.policy.probe(version)
+
+    async def under_way(self) -> int:
+        """How many requests the engine that is here is answering."""
+        return await self._writing.policy.under_way()
 
     def __serve_build_asgi_app__(self) -> Any:
         from ecr_ray.serving import api

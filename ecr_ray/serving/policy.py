@@ -74,13 +74,18 @@ class Reply:
     prompt_tokens: int
 
 
+def engines(settings: ServeConfig) -> tuple[int, int]:
+    """Fewest and most of them."""
+    return settings.ingress_replicas if settings.policy_in == "ingress" else settings.policy_replicas
+
+
 def environment(settings: ServeConfig) -> dict[str, str]:
     """Environment variables of the process that holds an engine."""
     env = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", orphans.VARIABLE: "1"}
     if settings.device == "cpu":
         # One core is left for what surrounds the engine: threads that share a computation wait for the one that
         # somebody else interrupts.
-        threads = max(1, (os.cpu_count() or 1) // settings.policy_replicas[1] - 1)
+        threads = max(1, (os.cpu_count() or 1) // engines(settings)[1] - 1)
         env |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
         # The worker lives in its engine's process: two of them spin while they wait for each other.
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -108,20 +113,25 @@ def engine_arguments(settings: ServeConfig) -> dict[str, Any]:
 
 
 class Policy:
-    """One engine; a Serve deployment (see app.py)."""
+    """One engine, once it is started."""
 
-    async def __init__(self, settings: ServeConfig) -> None:
+    def __init__(self, settings: ServeConfig) -> None:
+        self._settings = settings
+        self._loaded: dict[str, Any] = {}
+        self._loading = asyncio.Lock()
+        self.busy = 0
+        """How many requests are being answered."""
+
+    async def start(self) -> None:
+        """Start the engine, and have it answer for the first time."""
         from transformers import AutoTokenizer
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self._settings = settings
+        settings = self._settings
         self._tokenizer = AutoTokenizer.from_pretrained(tiny.resolve_model(settings.base))
         self._system_role = prompts.accepts_system_role(self._tokenizer)
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(settings)))
-        self._loaded: dict[str, Any] = {}
-        self._loading = asyncio.Lock()
-        self._under_way = 0
         # What happens once happens now, and not to the first visitor.
         plain = Version(settings.base, "", "")
         await self.replies(Asked(plain, 4, 0.0, dialogue=({"role": "seeker", "text": "hi"},)))
@@ -131,8 +141,8 @@ class Policy:
         await self._engine.check_health()
 
     async def under_way(self) -> int:
-        """How many requests are being answered."""
-        return self._under_way
+        """The same, for who asks from elsewhere."""
+        return self.busy
 
     async def stream(self, asked: Asked) -> AsyncIterator[list[Piece]]:
         """Pieces of the answers as they are written.
@@ -146,21 +156,21 @@ class Policy:
         params = self._params(asked, RequestOutputKind.DELTA)
         held: list[Piece] = []
         shown = 0.0
-        self._under_way += 1
+        self.busy += 1
         try:
             async for output in self._engine.generate(
                 {"prompt_token_ids": ids}, params, uuid.uuid4().hex, lora_request=lora
             ):
                 held = _joined(held, [_piece(part, len(ids)) for part in output.outputs])
                 # The first at once; then not more often than everybody's pieces can be sent.
-                wait = min(LONGEST_PIECE_S, PIECE_S * self._under_way)
+                wait = min(LONGEST_PIECE_S, PIECE_S * self.busy)
                 if held and (output.finished or time.monotonic() - shown >= wait):
                     yield held
                     held, shown = [], time.monotonic()
             if held:
                 yield held
         finally:
-            self._under_way -= 1
+            self.busy -= 1
 
     async def replies(self, asked: Asked) -> list[Reply]:
         """The whole answers.
@@ -172,14 +182,14 @@ class Policy:
 
         ids, lora = self._ids(asked), await self._lora(asked.version)
         params = self._params(asked, RequestOutputKind.FINAL_ONLY)
-        self._under_way += 1
+        self.busy += 1
         try:
             async for output in self._engine.generate(
                 {"prompt_token_ids": ids}, params, uuid.uuid4().hex, lora_request=lora
             ):
                 found = output
         finally:
-            self._under_way -= 1
+            self.busy -= 1
         whole = sorted(found.outputs, key=lambda part: part.index)
         return [Reply(part.text, _finish(part), len(part.token_ids), len(ids)) for part in whole]
 

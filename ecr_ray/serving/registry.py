@@ -22,7 +22,13 @@ class Registry:
     """Watches the directory of adapters, has each checked and tried, and keeps what was decided."""
 
     def __init__(self, settings: ServeConfig, policy: Any) -> None:
-        self._settings, self._policy = settings, policy
+        """Of an endpoint.
+
+        Args:
+            settings: its.
+            policy: who tries versions: a handle of the policy; None: the ingress does, which has the engine.
+        """
+        self._settings, self._policy = settings, policy or _ingress()
         self._folder = Path(settings.output).absolute() / "adapters"
         self._store, self._path = self._folder / ".store", Path(settings.output).absolute() / "adapters.json"
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -164,3 +170,10 @@ class Registry:
             self._set(adapters.add(self._state, version))
             self._set(adapters.try_next(self._state, self._settings.canary_share))
             return self._state.versions[version.id]
+
+
+def _ingress() -> Any:
+    """The ingress of the application that this replica belongs to; it is bound after the registry, which it asks."""
+    from ray import serve
+
+    return serve.get_deployment_handle("ingress", serve.get_replica_context().app_name)

@@ -46,6 +46,8 @@ def check(settings: ServeConfig) -> None:
         least, most = getattr(settings, f"{name}_replicas")
         if not 1 <= least <= most:
             raise ConfigError(f"--{name}-replicas {least} {most}: at least 1, and the second not below the first")
+    if settings.policy_in == "ingress" and settings.policy_replicas != (1, 1):
+        raise ConfigError("--policy-replicas: the policy has replicas with --policy-in replicas only; take it, too")
 
 
 def located(settings: ServeConfig) -> ServeConfig:

@@ -8,7 +8,7 @@ import logging
 import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 from ecr_ray.errors import UserError
@@ -18,6 +18,7 @@ from ecr_ray.serving.errors import ApiError
 from ecr_ray.serving.meter import Meter
 from ecr_ray.serving.policy import Asked, Piece, Reply, TooLong
 from ecr_ray.serving.recommending import Read
+from ecr_ray.serving.writing import Writing
 
 log = logging.getLogger("ray.serve")
 # Others are asked for so long, so often, while Serve puts a new one in the place of one that died.
@@ -26,11 +27,11 @@ STATE_S = 0.5
 
 
 class Services:
-    """Handles of the deployments, and the state of the adapters as it was half a second ago."""
+    """Who writes, handles of the other deployments, and the state of the adapters as it was half a second ago."""
 
-    def __init__(self, recommending: Any, policy: Any, registry: Any, rating: Any, meter: Meter) -> None:
+    def __init__(self, recommending: Any, writing: Writing, registry: Any, rating: Any, meter: Meter) -> None:
         self.meter = meter
-        self._recommending, self._policy, self._registry, self._rating = recommending, policy, registry, rating
+        self._recommending, self._writing, self._registry, self._rating = recommending, writing, registry, rating
         self._state: State | None = None
         self.peers = 1
         """Replicas of the ingress."""
@@ -39,7 +40,8 @@ class Services:
         self._task: asyncio.Task | None = None
 
     async def start(self) -> None:
-        """Learn which versions there are, and keep on asking."""
+        """Have somebody who writes; learn which versions there are, and keep on asking."""
+        await self._writing.start()
         self._state = await self._registry.state.remote()
         self._task = asyncio.get_running_loop().create_task(self._following())
 
@@ -110,26 +112,22 @@ class Services:
 
     async def replies(self, asked: Asked) -> list[Reply]:
         """Whole answers."""
-        return await self._asked(lambda: self._policy.replies.remote(asked))
+        return await self._asked(lambda: self._writing.replies(asked))
 
     async def stream(self, asked: Asked) -> AsyncIterator[list[Piece]]:
         """Answers in pieces."""
-        stream = self._policy.options(stream=True).stream
         for attempt in range(ATTEMPTS):
-            shown, answer = False, None
+            shown = False
             try:
-                answer = stream.remote(asked)
-                async for pieces in answer:
-                    shown = True
-                    yield pieces
+                async with aclosing(self._writing.stream(asked)) as answer:
+                    async for pieces in answer:
+                        shown = True
+                        yield pieces
                 return
             except Exception as error:
                 told = _told(error)
                 if shown or told.code != "replica_lost" or attempt == ATTEMPTS - 1:
                     raise told from error
-            finally:
-                if answer is not None:
-                    answer.cancel()
             await asyncio.sleep(WAIT_S * 2**attempt)
 
     async def _asked(self, ask: Callable[[], Awaitable[Any]]) -> Any:
@@ -174,7 +172,7 @@ class Services:
         Raises:
             ApiError: one does not.
         """
-        parts = [self._registry.state.remote(), self._policy.check_health.remote()]
+        parts = [self._registry.state.remote(), self._writing.check_health()]
         parts.append(self._recommending.read.remote([{"role": "seeker", "text": "hi"}], 1))
         if self.rates:
             parts.append(self._rating.rate.remote([{"role": "seeker", "text": "hi"}], ["hello"]))

@@ -22,6 +22,7 @@ from tests.conftest import ROOT
         ({"open": True, "adapter": "nowhere"}, "has no adapter_config.json"),
         ({"open": True, "base": "tiny:0"}, "is an adapter of ecr-tiny-chat, not of tiny:0"),
         ({"open": True, "policy_replicas": (2, 1)}, "--policy-replicas 2 1: at least 1"),
+        ({"open": True, "policy_replicas": (1, 2)}, "the policy has replicas with --policy-in replicas only"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(tmp_path, settings, sentence):
@@ -74,7 +75,8 @@ def test_a_port_that_is_taken_is_named(monkeypatch, said):
 
 def test_a_config_for_serve_deploy_has_every_setting(tmp_path):
     target = tmp_path / "serve.yaml"
-    done = job("--build", target, "--max-tokens", "17", "--policy-replicas", "1", "3", "--port", "9001", "--open")
+    apart = ("--policy-in", "replicas", "--policy-replicas", "1", "3")
+    done = job("--build", target, "--max-tokens", "17", *apart, "--port", "9001", "--open")
     assert done.returncode == 0, done.stderr
     content = yaml.safe_load(target.read_text())
     schema = ServeDeploySchema.model_validate(content)
@@ -86,7 +88,8 @@ def test_a_config_for_serve_deploy_has_every_setting(tmp_path):
     assert (again.max_tokens, again.policy_replicas, again.open) == (17, (1, 3), True)
 
 
-def test_one_of_each_fits_on_two_cores(monkeypatch):
+@pytest.mark.parametrize(("where", "count"), [("ingress", 4), ("replicas", 5)])
+def test_one_of_each_fits_on_two_cores(monkeypatch, where, count):
     # `serve run` starts a Ray with as many logical CPUs as the machine has.
     from ecr_ray.serving import app
 
@@ -97,8 +100,8 @@ def test_one_of_each_fits_on_two_cores(monkeypatch):
         return real(*arguments, **options)
 
     monkeypatch.setattr(app.serve, "deployment", deployment)
-    app.bind(ServeConfig(open=True))
-    assert len(asked) == 5 and sum(asked) <= 2
+    app.bind(ServeConfig(open=True, policy_in=where))
+    assert len(asked) == count and sum(asked) <= 2
 
 
 def test_arguments_of_serve_run_are_checked():

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,14 +70,14 @@ def wait_for(what, found, seconds=60):
     return value
 
 
-@pytest.fixture(scope="package")
-def endpoint(cluster, tmp_path_factory):
-    """Running; ended as a user would end it, which must go well."""
-    output, (port,) = tmp_path_factory.mktemp("serve"), ports.find_free(1)
+@contextmanager
+def running(output, *more):
+    """An endpoint; ended as a user would end it, which must go well."""
+    (port,) = ports.find_free(1)
     made = [keys.make(name, admin=name == "admin") for name in ("user", "admin")]
     keys.write(output / "keys.json", [key for _, key in made])
     words = ["--port", port, "--output", output, "--canary-share", 0.5, "--canary-answers", 8]
-    words += ["--recommender-replicas", 1, 2, "--waiting", 100]
+    words += ["--waiting", 100, *more]
     words += ["--requests-per-minute", 100_000, "--requests-at-once", 2000, "--body-timeout-s", 2]
     log = output / "log.txt"
     with log.open("w") as out:
@@ -92,6 +93,13 @@ def endpoint(cluster, tmp_path_factory):
     yield Endpoint(f"http://127.0.0.1:{port}", output, made[0][0], made[1][0])
     job.send_signal(signal.SIGTERM)
     assert job.wait(90) == 0, log.read_text()[-5000:]
+
+
+@pytest.fixture(scope="package")
+def endpoint(cluster, tmp_path_factory):
+    """As it starts by itself, but for the recommender, of which there may be two."""
+    with running(tmp_path_factory.mktemp("serve"), "--recommender-replicas", 1, 2) as found:
+        yield found
 
 
 def events(response):

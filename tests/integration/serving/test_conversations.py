@@ -1,6 +1,5 @@
 """Conversations over HTTP: answers, streams, OpenAI's own client, thumbs that come back as training data."""
 
-import asyncio
 import subprocess
 import sys
 import time
@@ -9,11 +8,11 @@ from pathlib import Path
 import openai
 import pyarrow.parquet as pq
 import pytest
-from ray import serve
 
 from ecr_ray.serving import films
 from tests.conftest import ROOT
 from tests.integration.serving.conftest import events, wait_for
+from tests.integration.serving.load import under_way
 
 pytestmark = pytest.mark.slow
 SAID = "I loved John Wick (2014), thank you! Another like it?"
@@ -157,30 +156,19 @@ def test_openais_client_understands_errors(client, endpoint):
 # --- leaving, feedback, watching --------------------------------------------------------------------------------
 
 
-# A handle belongs to the loop that it was first used in.
-LOOP = asyncio.new_event_loop()
-
-
-def under_way():
-    async def ask():
-        return await serve.get_deployment_handle("policy", "ecr_ray").under_way.remote()
-
-    return LOOP.run_until_complete(ask())
-
-
 def test_when_the_client_leaves_nothing_is_written_any_more(endpoint):
     # Sixteen that never see an end would take half a minute; that all end by themselves is as good as impossible.
     body = {"model": "ecr-tiny-chat", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 900, "n": 16}
     body |= {"temperature": 2.0, "stream": True}
-    assert under_way() == 0
+    assert under_way("ingress") == 0
     with endpoint.client() as client, client.stream("POST", "/v1/chat/completions", json=body) as response:
         # Kept: an iterator that nobody holds closes the connection.
         lines = response.iter_lines()
-        assert next(lines) and under_way() == 1
-    wait_for("the engine to stop", lambda: under_way() == 0, 10)
+        assert next(lines) and under_way("ingress") == 1
+    wait_for("the engine to stop", lambda: under_way("ingress") == 0, 20)
     with endpoint.client(), pytest.raises(Exception, match="timed out"), endpoint.client() as client:
         client.post("/v1/chat/completions", json={**body, "stream": False}, timeout=0.7)
-    wait_for("the engine to stop", lambda: under_way() == 0, 10)
+    wait_for("the engine to stop", lambda: under_way("ingress") == 0, 20)
 
 
 def test_thumbs_come_back_as_training_data(endpoint, tmp_path):
