@@ -24,7 +24,7 @@ def in_turn(arms: Mapping[str, Callable[[], dict[str, Any]]], rounds: int) -> di
         for name, arm in arms.items():
             result = arm()
             found[name].append(result)
-            print(f"  round {number}/{rounds}  {name}: {_short(result)}", file=sys.stderr, flush=True)
+            print(f"  round {number}/{rounds}  {name}: {short(result)}", file=sys.stderr, flush=True)
     return found
 
 
@@ -99,5 +99,6 @@ def table(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _short(result: Mapping[str, Any]) -> str:
+def short(result: Mapping[str, Any]) -> str:
+    """Of one run, for a line of progress."""
     return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items())

@@ -2,24 +2,28 @@
 
 Against two peers that write with the same engine, the same base model and adapter, and the same settings: vLLM's own
 server (`vllm serve`), and the engine behind a bare route of FastAPI and uvicorn. The same clients ask all three for
-the same streamed chat completions, in turn. Nothing else runs, but clients and server share the machine's cores.
+the same streamed chat completions, in turn. Nothing else runs (who is not asked is stopped), but clients and server
+share the machine's cores.
 """
 
 import asyncio
+import functools
 import itertools
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from ecr_ray import benchmarks
 from ecr_ray.cluster import ports
@@ -31,7 +35,7 @@ from ecr_ray.serving import policy
 MODULE = "ecr_ray.benchmarks.serve"
 # Clients at once → requests.
 LOADS = {1: 24, 8: 96, 32: 192, 64: 384}
-TOKENS, START_S = 32, 240
+TOKENS, START_S, SETTLE_S = 32, 240, 1.0
 ADAPTER = "ecr-tiny-ppo"
 SETTINGS = ServeConfig(requests_per_minute=10**7, requests_at_once=10**4, open=True)
 # With HAProxy in front, and with Serve's own proxy.
@@ -41,16 +45,30 @@ PEERS = {"vllm": "`vllm serve`", "bare": "bare uvicorn and FastAPI, the same eng
 
 def run(rounds: int) -> list[dict[str, Any]]:
     """Every arm in turn; then the rows of the record."""
+    names = (*OURS, *PEERS)
     with tempfile.TemporaryDirectory() as folder:
-        arms = {name: (lambda name=name: measured(name, Path(folder))) for name in (*OURS, *PEERS)}
-        found = benchmarks.in_turn(arms, rounds)
+        alone = {name: (lambda name=name: started(name, Path(folder))) for name in names}
+        found = benchmarks.in_turn(alone, rounds)
+        with ExitStack() as stack:
+            servers = {name: stack.enter_context(_asleep(name, Path(folder))) for name in names}
+            for number in range(1, rounds + 1):
+                for name, times in loaded(servers).items():
+                    found[name][number - 1] |= times
+                    print(f"  round {number}/{rounds}  {name}: {benchmarks.short(times)}", file=sys.stderr, flush=True)
     work = f"streamed chat completions of at most {TOKENS} tokens, ecr-tiny-chat with an adapter, embedded dialogues"
     rows = []
     for front, peer in itertools.product(OURS, PEERS):
         for key in found[front][0]:
             ours, theirs = ([result[key] for result in found[name]] for name in (front, peer))
-            rows.append(benchmarks.row(PEERS[peer], f"{key}, --front {front}", ours, theirs, work))
+            more = _difference(ours, theirs) if key.startswith("first text") else {}
+            rows.append(benchmarks.row(PEERS[peer], f"{key}, --front {front}", ours, theirs, work, **more))
     return rows
+
+
+def _difference(ours: list[float], theirs: list[float]) -> dict[str, Any]:
+    """Ours less theirs: median, smallest and largest of the rounds."""
+    found = [a - b for a, b in zip(ours, theirs, strict=True)]
+    return {"difference": [round(x, 2) for x in (statistics.median(found), min(found), max(found))]}
 
 
 def table(content: Mapping[str, Any]) -> str:
@@ -66,22 +84,87 @@ def table(content: Mapping[str, Any]) -> str:
         cells += [f"{rows[OURS[0], peer]['theirs']:.4g}" for peer in PEERS]
         for front in OURS:
             row = rows[front, "vllm"]
-            cells.append(f"**{row['ratio']:.3g}** ({row['low']:.3g}–{row['high']:.3g})")
+            more = f"; {row['difference'][0]:+.1f} ms" if "difference" in row else ""
+            cells.append(f"**{row['ratio']:.3g}** ({row['low']:.3g}–{row['high']:.3g}){more}")
         lines.append(f"| {key} | {' | '.join(cells)} |")
     first = content["rows"][0]
     return "\n".join([*lines, "", f"Medians of {first['n']} rounds in turn: {first['work']}."])
 
 
-def measured(arm: str, folder: Path) -> dict[str, float]:
-    """Start a server, ask it, end it."""
+def started(arm: str, folder: Path) -> dict[str, float]:
+    """Start a server, ask it a little, end it: seconds and MiB. No other server runs."""
     (port,) = ports.find_free(1)
     began = time.perf_counter()
     with _running(_command(arm, port, folder), _environment(arm), port, arm) as process:
         found = {"from the start to the first answer, s": time.perf_counter() - began}
-        # In a process of its own: the clients' work is not the server's.
-        found |= benchmarks.run_arm(MODULE, "clients", f"http://127.0.0.1:{port}")
-        found["memory, MiB"] = _memory(process.pid)
+        asyncio.run(asked(f"http://127.0.0.1:{port}", max(LOADS), 2 * max(LOADS)))
+        return found | {"memory, MiB": _memory(process.pid)}
+
+
+def loaded(servers: Mapping[str, "Server"]) -> dict[str, dict[str, float]]:
+    """The same load on every server, a slice of it each in turn, while the others sleep.
+
+    A shared machine may be half as fast ten seconds later: what one server is given the others get right after it.
+    """
+    found: dict[str, dict[str, float]] = {name: {} for name in servers}
+    for at_once, count in LOADS.items():
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
+        seconds = dict.fromkeys(servers, 0.0)
+        for name in (*servers, *reversed(servers)):
+            with servers[name].awake() as url:
+                asyncio.run(asked(url, 4, 4))
+                began = time.perf_counter()
+                times[name] += asyncio.run(asked(url, at_once, count // 2))
+                seconds[name] += time.perf_counter() - began
+        for name in servers:
+            first, whole = (1e3 * np.array(column) for column in zip(*times[name], strict=True))
+            found[name] |= {
+                f"requests/s, {at_once} at once": len(whole) / seconds[name],
+                f"first text, p50, ms, {at_once} at once": float(np.percentile(first, 50)),
+                f"answer, p50, ms, {at_once} at once": float(np.percentile(whole, 50)),
+                f"answer, p95, ms, {at_once} at once": float(np.percentile(whole, 95)),
+                f"answer, p99, ms, {at_once} at once": float(np.percentile(whole, 99)),
+            }
     return found
+
+
+class Server:
+    """One that runs, or sleeps with all that it has started (SIGSTOP)."""
+
+    def __init__(self, url: str, pid: int) -> None:
+        self._url, self._process = url, psutil.Process(pid)
+        self._signal(signal.SIGSTOP)
+
+    @contextmanager
+    def awake(self) -> Iterator[str]:
+        """Where it is, while it is awake."""
+        self._signal(signal.SIGCONT)
+        # What fell due meanwhile is done now, and not during the load.
+        time.sleep(SETTLE_S)
+        yield self._url
+        self._signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """For good."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: int) -> None:
+        for one in (self._process, *self._process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                one.send_signal(number)
+
+
+@contextmanager
+def _asleep(arm: str, folder: Path) -> Iterator[Server]:
+    (port,) = ports.find_free(1)
+    with _running(_command(arm, port, folder), _environment(arm), port, arm) as process:
+        url = f"http://127.0.0.1:{port}"
+        asyncio.run(asked(url, 4, 16))
+        server = Server(url, process.pid)
+        try:
+            yield server
+        finally:
+            server.wake()
 
 
 def _command(arm: str, port: int, folder: Path) -> list[str]:
@@ -90,7 +173,7 @@ def _command(arm: str, port: int, folder: Path) -> list[str]:
         words += ["--front", arm]
         return [*map(str, words), "--requests-per-minute", str(10**7), "--requests-at-once", str(10**4)]
     if arm == "bare":
-        return ["-m", MODULE, "bare", str(port)]
+        return ["-m", MODULE, str(port)]
     words: list[str] = []
     for name, value in policy.engine_arguments(SETTINGS).items():
         option = f"--{name.replace('_', '-')}"
@@ -144,8 +227,6 @@ async def _until_it_answers(url: str, process: subprocess.Popen) -> None:
 
 def _memory(pid: int) -> float:
     """Proportional set sizes of a process and all that it started, MiB: what is shared counts once."""
-    import psutil
-
     family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     sizes = []
     for one in family:
@@ -163,6 +244,7 @@ def _body(text: str, seed: int = 0, stream: bool = True) -> dict[str, Any]:
     return {**asked, "stream": stream}
 
 
+@functools.cache
 def _questions() -> list[str]:
     """What seekers say in the embedded dialogues."""
     from ecr_ray.data import reading
@@ -172,26 +254,12 @@ def _questions() -> list[str]:
     return [m["text"] for dialogue in dialogues for m in dialogue["messages"] if m["role"] == "seeker"]
 
 
-async def clients(url: str) -> dict[str, float]:
-    """Ask, with so many clients at once as LOADS says."""
+async def asked(url: str, at_once: int, count: int) -> list[tuple[float, float]]:
+    """Seconds to the first text and to the end of so many answers, of so many clients at once."""
     import aiohttp
 
-    questions, found = _questions(), {}
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        await _all(session, url, questions, 16, 4)
-        for at_once, count in LOADS.items():
-            began = time.perf_counter()
-            times = await _all(session, url, questions, count, at_once)
-            seconds = time.perf_counter() - began
-            first, whole = (1e3 * np.array(column) for column in zip(*times, strict=True))
-            found |= {
-                f"requests/s, {at_once} at once": count / seconds,
-                f"first text, p50, ms, {at_once} at once": float(np.percentile(first, 50)),
-                f"answer, p50, ms, {at_once} at once": float(np.percentile(whole, 50)),
-                f"answer, p95, ms, {at_once} at once": float(np.percentile(whole, 95)),
-                f"answer, p99, ms, {at_once} at once": float(np.percentile(whole, 99)),
-            }
-    return found
+        return await _all(session, url, _questions(), count, at_once)
 
 
 async def _all(session: Any, url: str, questions: list[str], count: int, at_once: int) -> list[tuple[float, float]]:
@@ -257,7 +325,4 @@ async def bare(port: int) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "bare":
-        asyncio.run(bare(int(sys.argv[2])))
-    else:
-        print(json.dumps(asyncio.run(clients(sys.argv[2]))))
+    asyncio.run(bare(int(sys.argv[1])))
