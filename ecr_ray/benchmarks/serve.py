@@ -174,12 +174,21 @@ def _command(arm: str, port: int, folder: Path) -> list[str]:
         return [*map(str, words), "--requests-per-minute", str(10**7), "--requests-at-once", str(10**4)]
     if arm == "bare":
         return ["-m", MODULE, str(port)]
-    words: list[str] = []
-    for name, value in policy.engine_arguments(SETTINGS).items():
-        option = f"--{name.replace('_', '-')}"
-        words += [option] if value is True else [option, str(value)]
+    words = _options(policy.engine_arguments(SETTINGS))
     words += ["--lora-modules", f"{ADAPTER}={tiny.HERE / ADAPTER}", "--port", str(port), "--host", "127.0.0.1"]
     return ["-m", "vllm.entrypoints.openai.api_server", *words, "--served-model-name", SETTINGS.base]
+
+
+def _options(arguments: Mapping[str, Any]) -> list[str]:
+    """Engine arguments as vLLM's command line has them: what is false has an option of its own."""
+    words: list[str] = []
+    for name, value in arguments.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", str(value)]
+    return words
 
 
 def _environment(arm: str) -> dict[str, str]:
