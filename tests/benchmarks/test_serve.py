@@ -8,7 +8,7 @@ from ecr_ray.serving import policy
 
 def test_vllm_s_own_server_is_asked_for_the_same_engine(tmp_path):
     from vllm import AsyncEngineArgs
-    from vllm.entrypoints.openai.cli_args import make_arg_parser
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     words = serve._command("vllm", 8000, tmp_path)
@@ -29,5 +29,7 @@ def test_a_row_of_first_words_says_how_many_milliseconds_more():
     rows = [row(*pair, "requests/s, 1 at once") for pair in pairs]
     rows += [row(*pair, "first text, p50, ms, 1 at once", **more) for pair in pairs]
     table = serve.table(json.loads(json.dumps({"rows": rows})))
-    assert "| first text, p50, ms, 1 at once | 3 | 3 | 2 | 2 | **1.5** (1–2); +1.0 ms | **1.5** (1–2); +1.0 ms |" in table
+    assert (
+        "| first text, p50, ms, 1 at once | 3 | 3 | 2 | 2 | **1.5** (1–2); +1.0 ms | **1.5** (1–2); +1.0 ms |" in table
+    )
     assert "| requests/s, 1 at once | 3 | 3 | 2 | 2 | **1.5** (1–2) | **1.5** (1–2) |" in table
