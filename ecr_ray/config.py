@@ -786,8 +786,8 @@ class ServeConfig:
     engine: Mapping[str, Any] = field(default_factory=dict)
     """Further vLLM engine arguments (in a file only)."""
     policy_in: Literal["ingress", "replicas"] = "ingress"
-    """Where the policy's engine is: with each replica of the ingress, whose first words come sooner and which is a
-    process less; or in replicas of its own, which scale apart from the ingress (on several nodes, or GPUs)."""
+    """Where the policy's engine is: with each replica of the ingress, a process less on the way of a word; or in
+    replicas of its own, which scale apart from the ingress (on several nodes, or GPUs)."""
     policy_replicas: tuple[int, int] = (1, 1)
     """--policy-in replicas: fewest and most; between them Serve scales by the number of requests. Likewise below."""
     recommender_replicas: tuple[int, int] = (1, 1)
