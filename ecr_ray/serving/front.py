@@ -20,7 +20,8 @@ from ecr_ray.serving import errors
 # As Ray has it, statistics listen on every interface; they are for this machine. What HAProxy says by itself is plain
 # text, with 500; here it is JSON as everything else, and says when to ask again. And a request whose ingress dies is
 # asked again by HAProxy itself if it holds the whole of it, so it waits for the body, for as long as the ingress would.
-# Not so a change of versions: rolled back twice is not rolled back once.
+# Not so a change of versions: rolled back twice is not rolled back once. An ingress sends an answer's headers by
+# themselves, and may die just after: nothing of an answer is handed on before its body begins, but for streams.
 _SCRIPT = """#!/bin/sh
 for file; do
   case $file in *.cfg) sed -i -E \\
@@ -29,10 +30,14 @@ for file; do
     -e '/^defaults$/a errorfile 408 {late}' \\
     -e '/^frontend http_frontend$/a http-request wait-for-body time {wait_ms}ms if METH_POST' \\
     -e '/^frontend http_frontend$/a http-request disable-l7-retry if METH_POST {{ path_beg /v1/adapters }}' \\
+    -e '/^frontend http_frontend$/a http-response wait-for-body time 10s unless METH_HEAD or {stream}' \\
+    -e '/^frontend http_frontend$/a http-response return status 503 errorfile {lost} if !METH_HEAD {empty}' \\
     "$file" || exit 1;; esac
 done
 exec {haproxy} "$@"
 """
+_STREAM = "{ res.hdr(content-type) -m beg text/event-stream }"
+_EMPTY = "{ res.body_size gt 0 } { res.body_len eq 0 }"
 # A dead ingress is known for dead after three failures, and then Serve's own proxy waits for the next.
 _RETRIES = "10"
 _LEAN = {
@@ -132,7 +137,8 @@ def _program(haproxy: str, private: Path, metrics: int, stats: int, body_timeout
     files = {name: private / f"{name}.http" for name in said}
     wait_ms = math.ceil(body_timeout_s * 1000)
     program = private / "haproxy"
-    program.write_text(_SCRIPT.format(metrics=metrics, stats=stats, wait_ms=wait_ms, haproxy=haproxy, **files))
+    given = {"metrics": metrics, "stats": stats, "wait_ms": wait_ms, "haproxy": haproxy}
+    program.write_text(_SCRIPT.format(stream=_STREAM, empty=_EMPTY, **given, **files))
     program.chmod(0o700)
     if not os.access(program, os.X_OK):
         shutil.rmtree(private)

@@ -86,13 +86,20 @@ def test_where_no_program_may_be_run_from_tmp_it_is_said(monkeypatch):
 
 @pytest.fixture
 def dying():
-    """An ingress that dies of every request, without a word; `paths` are those that it got."""
+    """An ingress that dies of every request, without a word or after the headers of /torn; `paths` are what it got."""
 
     class Dies(socketserver.StreamRequestHandler):
         def handle(self):
             while line := self.rfile.readline().strip():
                 if line.endswith(b"HTTP/1.1"):
                     self.server.paths.append(line.split()[1].decode())
+            if self.server.paths[-1] == "/stream":
+                self.wfile.write(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\ndata: 1\n\n"
+                )
+                time.sleep(2)
+            if self.server.paths[-1] in ("/torn", "/head"):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 357\r\n\r\n")
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dies) as server:
         server.paths = []
@@ -163,6 +170,23 @@ def test_what_a_dead_ingress_was_asked_is_asked_again_but_no_change_of_versions(
     for path in ("/v1/recommend", "/v1/adapters/rollback"):
         assert httpx.post(url + path, json={}, trust_env=False, timeout=30).json() == errors.lost().body()
     assert dying.paths.count("/v1/recommend") == 4 and dying.paths.count("/v1/adapters/rollback") == 1
+
+
+def test_an_ingress_that_dies_before_its_answer_is_gone_for_whoever_asked_as_one_that_says_nothing(running, dying):
+    url = f"http://127.0.0.1:{running[1]}"
+    found = httpx.get(f"{url}/torn", trust_env=False, timeout=30)
+    assert found.status_code == 503 and found.json() == errors.lost().body() and int(found.headers["retry-after"]) > 0
+    # It has been answered, perhaps: it is not for HAProxy to ask again.
+    assert dying.paths.count("/torn") == 1
+    found = httpx.head(f"{url}/head", trust_env=False, timeout=30)
+    assert (found.status_code, found.headers["content-length"]) == (200, "357")
+
+
+def test_the_words_of_a_stream_are_handed_on_as_they_come(running):
+    began = time.monotonic()
+    with httpx.stream("GET", f"http://127.0.0.1:{running[1]}/stream", trust_env=False, timeout=30) as answer:
+        first = next(answer.iter_text())
+        assert first == "data: 1\n\n" and time.monotonic() - began < 1.5
 
 
 def test_ray_serve_is_not_imported_before_its_variables_are_set():
