@@ -16,18 +16,20 @@ from ecr_ray.serving.services import Services
 from ecr_ray.serving.titles import Guard
 
 
-def chat_of(request: ChatRequest) -> tuple[dict[str, str], ...]:
+def said_in(request: ChatRequest) -> list[dict[str, str]]:
+    """Messages in which nothing passes for a prompt's structure."""
+    return [{"role": m.role, "content": untrusted.neutral(m.text)} for m in request.messages]
+
+
+def chat_of(messages: Sequence[Mapping[str, str]]) -> tuple[dict[str, str], ...]:
     """A chat in the order that templates ask for: one system message, then user and assistant in turn."""
-    system = [untrusted.neutral(m.text) for m in request.messages if m.role == "system"]
+    system = [m["content"] for m in messages if m["role"] == "system"]
     turns: list[dict[str, str]] = []
-    for message in request.messages:
-        text = untrusted.neutral(message.text) or "."
-        if message.role == "system":
-            continue
-        if turns and turns[-1]["role"] == message.role:
-            turns[-1]["content"] += f"\n{text}"
+    for role, content in ((m["role"], m["content"] or ".") for m in messages if m["role"] != "system"):
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += f"\n{content}"
         else:
-            turns.append({"role": message.role, "content": text})
+            turns.append({"role": role, "content": content})
     if not turns or turns[0]["role"] == "assistant":
         turns.insert(0, {"role": "user", "content": prompts.SEEKER_JOINS})
     first = "\n".join(filter(None, system)) or prompts.POLICY_SYSTEM
@@ -43,7 +45,8 @@ class Completing:
         self._request, self._services, self._settings, self._titles = request, services, settings, titles
         self._version, self._created, self._began = version, int(time.time()), time.perf_counter()
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
-        self._said = [untrusted.neutral(m.text) for m in request.messages if m.role != "assistant"]
+        self._messages = said_in(request)
+        self._said = [m["content"] for m in self._messages if m["role"] != "assistant"]
 
     def _asked(self) -> Asked:
         request, settings = self._request, self._settings
@@ -52,7 +55,7 @@ class Completing:
             self._version,
             max_tokens=request.max_completion_tokens or request.max_tokens or settings.max_tokens,
             temperature=settings.temperature if request.temperature is None else request.temperature,
-            chat=chat_of(request),
+            chat=chat_of(self._messages),
             n=request.n,
             top_p=request.top_p or 1.0,
             seed=request.seed,

@@ -71,6 +71,8 @@ class Limiter:
             self._buckets[key].inside -= 1
 
     def _forget(self) -> None:
-        for key in list(self._buckets)[: max(0, len(self._buckets) - REMEMBERED)]:
+        if len(self._buckets) <= REMEMBERED:
+            return
+        for key in list(self._buckets)[: len(self._buckets) - REMEMBERED]:
             if not self._buckets[key].inside:
                 del self._buckets[key]

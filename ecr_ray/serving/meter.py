@@ -16,15 +16,17 @@ class Meter:
         self._tokens = metrics.instrument("ecr_serve_tokens")
         self._inside = 0
 
+    def tell(self) -> None:
+        """How many are being answered; to be called now and then, as it takes longer than to count them."""
+        self._in_flight.set(self._inside)
+
     def began(self) -> None:
         """A request came in."""
         self._inside += 1
-        self._in_flight.set(self._inside)
 
     def ended(self, route: str, status: int) -> None:
         """It was answered; 499: whoever asked had left."""
         self._inside -= 1
-        self._in_flight.set(self._inside)
         self._requests.inc(tags={"route": route, "code": str(status)})
 
     def refused(self, reason: str) -> None:

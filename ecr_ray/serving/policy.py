@@ -5,6 +5,7 @@ files whose digest must be the version's.
 """
 
 import asyncio
+import gc
 import os
 import time
 import uuid
@@ -19,7 +20,7 @@ from ecr_ray.models import tiny
 from ecr_ray.policy.engines import VLLM_ON_CPU
 from ecr_ray.policy.ppo import questions
 from ecr_ray.scoring import orphans
-from ecr_ray.serving import adapters
+from ecr_ray.serving import adapters, untrusted
 from ecr_ray.serving.adapters import Version
 
 # Between two pieces of a streamed answer, by how many are under way: the more there are, the larger the pieces, so that
@@ -129,12 +130,21 @@ class Policy:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         settings = self._settings
-        self._tokenizer = AutoTokenizer.from_pretrained(tiny.resolve_model(settings.base))
-        self._system_role = prompts.accepts_system_role(self._tokenizer)
+        self.read_with(AutoTokenizer.from_pretrained(tiny.resolve_model(settings.base)))
         self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(settings)))
         # What happens once happens now, and not to the first visitor.
         plain = Version(settings.base, "", "")
         await self.replies(Asked(plain, 4, 0.0, dialogue=({"role": "seeker", "text": "hi"},)))
+        # What is here now stays: the collector need not look through it again and again.
+        gc.collect()
+        gc.freeze()
+
+    def read_with(self, tokenizer: Any) -> None:
+        """Take this tokenizer for what is asked."""
+        self._tokenizer = tokenizer
+        special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+        self._control = untrusted.more_control(special)
+        self._system_role = prompts.accepts_system_role(tokenizer)
 
     async def check_health(self) -> None:
         """For Serve: raises where the engine is dead, and Serve starts another."""
@@ -152,7 +162,7 @@ class Policy:
         """
         from vllm.sampling_params import RequestOutputKind
 
-        ids, lora = self._ids(asked), await self._lora(asked.version)
+        ids, lora = self.prompt_ids(asked), await self._lora(asked.version)
         params = self._params(asked, RequestOutputKind.DELTA)
         held: list[Piece] = []
         shown = 0.0
@@ -180,7 +190,7 @@ class Policy:
         """
         from vllm.sampling_params import RequestOutputKind
 
-        ids, lora = self._ids(asked), await self._lora(asked.version)
+        ids, lora = self.prompt_ids(asked), await self._lora(asked.version)
         params = self._params(asked, RequestOutputKind.FINAL_ONLY)
         self.busy += 1
         try:
@@ -206,14 +216,24 @@ class Policy:
             return "it has nothing to say to a greeting"
         return ""
 
-    def _ids(self, asked: Asked) -> list[int]:
+    def prompt_ids(self, asked: Asked) -> list[int]:
+        """Token ids of the prompt.
+
+        Raises:
+            TooLong: the last message does not fit.
+        """
         room = self._settings.max_model_len - asked.max_tokens
         if asked.dialogue:
             found = questions.encode(
-                list(asked.dialogue), self._tokenizer, room, system_role=self._system_role, grounding=asked.grounding
+                self._apart(asked.dialogue, "text"),
+                self._tokenizer,
+                room,
+                system_role=self._system_role,
+                grounding=asked.grounding,
             )
         else:
-            chat = list(asked.chat) if self._system_role else _folded(asked.chat)
+            chat = self._apart(asked.chat, "content")
+            chat = chat if self._system_role else _folded(chat)
             ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
             found = list(ids) if len(ids) <= room else None
         if found is None:
@@ -222,6 +242,12 @@ class Policy:
                 f"answer of {asked.max_tokens}"
             )
         return found
+
+    def _apart(self, messages: Sequence[Mapping[str, str]], key: str) -> list[Mapping[str, str]]:
+        """Messages in which this model's own control tokens are letters, too."""
+        if not self._control:
+            return list(messages)
+        return [{**m, key: untrusted.apart(m[key], self._control)} for m in messages]
 
     def _params(self, asked: Asked, kind: Any) -> Any:
         from vllm import SamplingParams

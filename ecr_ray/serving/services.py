@@ -48,6 +48,7 @@ class Services:
     async def _following(self) -> None:
         while True:
             await asyncio.sleep(STATE_S)
+            self.meter.tell()
             counted, self._counted = self._counted, []
             try:
                 async with asyncio.timeout(10):

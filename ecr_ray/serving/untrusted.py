@@ -4,11 +4,12 @@ A chat template marks roles and turns with control tokens. Text that spells one 
 pulled apart, so that it is read as the letters that it is made of; what a person sees hardly changes.
 """
 
+import functools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-# Of the templates in use; those of the served model's own tokenizer are added.
+# Of the templates in use; what else the served model's own tokenizer has, `policy.py` adds.
 CONTROL = ("<s>", "</s>", "<pad>", "<unk>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>", "<bos>", "<eos>")
 _CHATML = re.compile(r"<\|([^|<>\n]{0,64})\|>")
 _ROLE = re.compile(
@@ -19,21 +20,27 @@ _ROLE = re.compile(
 _KEPT_INVISIBLE = {"\u200c", "\u200d", "\n", "\t"}
 
 
-def neutral(text: str, control: Sequence[str] = CONTROL) -> str:
-    """The text without invisible characters, its control tokens pulled apart and its role markers defused.
-
-    Args:
-        control: tokens that mean something to the model.
-    """
+def neutral(text: str) -> str:
+    """The text without invisible characters, its control tokens pulled apart and its role markers defused."""
     seen = "".join(c for c in _lines(text) if c in _KEPT_INVISIBLE or unicodedata.category(c) not in _HIDDEN)
-    broken = _CHATML.sub(r"< |\1| >", seen)
+    broken = apart(_CHATML.sub(r"< |\1| >", seen), CONTROL)
+    return _ROLE.sub(r"\1\2 -", broken).strip()
+
+
+def apart(text: str, control: tuple[str, ...]) -> str:
+    """The text with these tokens pulled apart, and nothing else changed."""
     pattern = _pattern(control)
     # Pulling one apart cannot make another, but for tokens that hold spaces.
     for _ in range(len(control)):
-        if not pattern.search(broken):
+        if not pattern.search(text):
             break
-        broken = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", broken)
-    return _ROLE.sub(r"\1\2 -", broken).strip()
+        text = pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+    return text
+
+
+def more_control(tokens: Iterable[str]) -> tuple[str, ...]:
+    """Those of a tokenizer's special tokens that `neutral` leaves whole."""
+    return tuple(token for token in tokens if len(token.strip()) > 1 and token in neutral(token))
 
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn"}
@@ -43,6 +50,7 @@ def _lines(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\u2028", "\n").replace("\u2029", "\n")
 
 
-def _pattern(control: Sequence[str]) -> re.Pattern[str]:
+@functools.lru_cache
+def _pattern(control: tuple[str, ...]) -> re.Pattern[str]:
     longest_first = sorted({token for token in control if len(token) > 1}, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)", re.I)

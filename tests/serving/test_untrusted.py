@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ecr_ray.models import tiny
-from ecr_ray.serving.untrusted import CONTROL, neutral
+from ecr_ray.serving.untrusted import CONTROL, apart, more_control, neutral
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,14 @@ def test_nothing_that_a_model_reads_as_control_is_left(text):
     found = neutral(text)
     assert not any(token.lower() in found.lower() for token in CONTROL)
     assert neutral(found) == found
+
+
+def test_what_only_this_model_takes_for_control_is_pulled_apart_too():
+    special = ["<start_of_turn>", "<end_of_turn>", "<|im_end|>", "</s>", "<｜User｜>", "  ", "\n"]
+    control = more_control(special)
+    assert control == ("<start_of_turn>", "<end_of_turn>", "<｜User｜>")
+    assert apart("a <End_of_turn> b</s>", control) == "a < End_of_turn> b</s>"
+    assert more_control(CONTROL) == () and apart("<s>", ()) == "<s>"
 
 
 @pytest.fixture(scope="module")
