@@ -34,7 +34,9 @@ from ecr_ray.serving import policy
 
 MODULE = "ecr_ray.benchmarks.serve"
 # Clients at once → requests.
-LOADS = {1: 24, 8: 96, 32: 192, 64: 384}
+LOADS = {1: 16, 8: 64, 32: 192, 64: 384}
+# They are short, and a start is not: so many loads a round.
+LOADS_A_ROUND = 2
 TOKENS, START_S, SETTLE_S = 32, 240, 1.0
 ADAPTER = "ecr-tiny-ppo"
 SETTINGS = ServeConfig(requests_per_minute=10**7, requests_at_once=10**4, open=True)
@@ -48,13 +50,24 @@ def run(rounds: int) -> list[dict[str, Any]]:
     names = (*OURS, *PEERS)
     with tempfile.TemporaryDirectory() as folder:
         alone = {name: (lambda name=name: started(name, Path(folder))) for name in names}
-        found = benchmarks.in_turn(alone, rounds)
+        starts = benchmarks.in_turn(alone, rounds)
         with ExitStack() as stack:
             servers = {name: stack.enter_context(_asleep(name, Path(folder))) for name in names}
-            for number in range(1, rounds + 1):
-                for name, times in loaded(servers).items():
-                    found[name][number - 1] |= times
-                    print(f"  round {number}/{rounds}  {name}: {benchmarks.short(times)}", file=sys.stderr, flush=True)
+            loads = _all_loaded(servers, LOADS_A_ROUND * rounds)
+    return [*_rows(starts), *_rows(loads)]
+
+
+def _all_loaded(servers: Mapping[str, "Server"], rounds: int) -> dict[str, list[dict[str, float]]]:
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
+    serial = itertools.count()
+    for number in range(1, rounds + 1):
+        for name, times in loaded(servers, serial).items():
+            found[name].append(times)
+            print(f"  load {number}/{rounds}  {name}: {benchmarks.short(times)}", file=sys.stderr, flush=True)
+    return found
+
+
+def _rows(found: Mapping[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
     work = f"streamed chat completions of at most {TOKENS} tokens, ecr-tiny-chat with an adapter, embedded dialogues"
     rows = []
     for front, peer in itertools.product(OURS, PEERS):
@@ -87,8 +100,9 @@ def table(content: Mapping[str, Any]) -> str:
             more = f"; {row['difference'][0]:+.1f} ms" if "difference" in row else ""
             cells.append(f"**{row['ratio']:.3g}** ({row['low']:.3g}–{row['high']:.3g}){more}")
         lines.append(f"| {key} | {' | '.join(cells)} |")
-    first = content["rows"][0]
-    return "\n".join([*lines, "", f"Medians of {first['n']} rounds in turn: {first['work']}."])
+    starts, loads = min(row["n"] for row in content["rows"]), max(row["n"] for row in content["rows"])
+    told = f"Medians of {loads} loads in turn, of {starts} starts: {content['rows'][0]['work']}."
+    return "\n".join([*lines, "", told])
 
 
 def started(arm: str, folder: Path) -> dict[str, float]:
@@ -101,25 +115,27 @@ def started(arm: str, folder: Path) -> dict[str, float]:
         return found | {"memory, MiB": _memory(process.pid)}
 
 
-def loaded(servers: Mapping[str, "Server"]) -> dict[str, dict[str, float]]:
+def loaded(servers: Mapping[str, "Server"], serial: Iterator[int]) -> dict[str, dict[str, float]]:
     """The same load on every server, a slice of it each in turn, while the others sleep.
 
-    A shared machine may be half as fast ten seconds later: what one server is given the others get right after it.
+    No question comes to a server twice; their numbers come from `serial`. A shared machine may be half as fast ten
+    seconds later: what one server is given the others get right after it.
     """
     found: dict[str, dict[str, float]] = {name: {} for name in servers}
     for at_once, count in LOADS.items():
         times: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
         seconds = dict.fromkeys(servers, 0.0)
-        for name in (*servers, *reversed(servers)):
+        since = [next(serial) * max(LOADS.values()) for _ in range(2)]
+        for leg, name in [*((0, name) for name in servers), *((1, name) for name in reversed(servers))]:
             with servers[name].awake() as url:
                 asyncio.run(asked(url, 4, 4))
                 began = time.perf_counter()
-                times[name] += asyncio.run(asked(url, at_once, count // 2))
+                times[name] += asyncio.run(asked(url, at_once, count // 2, since[leg]))
                 seconds[name] += time.perf_counter() - began
         for name in servers:
             first, whole = (1e3 * np.array(column) for column in zip(*times[name], strict=True))
             found[name] |= {
-                f"requests/s, {at_once} at once": len(whole) / seconds[name],
+                f"requests/s, {at_once} at once": count / seconds[name],
                 f"first text, p50, ms, {at_once} at once": float(np.percentile(first, 50)),
                 f"answer, p50, ms, {at_once} at once": float(np.percentile(whole, 50)),
                 f"answer, p95, ms, {at_once} at once": float(np.percentile(whole, 95)),
@@ -263,24 +279,31 @@ def _questions() -> list[str]:
     return [m["text"] for dialogue in dialogues for m in dialogue["messages"] if m["role"] == "seeker"]
 
 
-async def asked(url: str, at_once: int, count: int) -> list[tuple[float, float]]:
-    """Seconds to the first text and to the end of so many answers, of so many clients at once."""
+async def asked(url: str, at_once: int, count: int, since: int = 0) -> list[tuple[float, float]]:
+    """So many questions of so many clients at once; seconds to the first text and to the end of their answers.
+
+    Not of each client's first one: all clients ask that in the same instant, and never again.
+
+    Args:
+        since: number of the first question; each is another one, as the number is part of it.
+    """
     import aiohttp
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        return await _all(session, url, _questions(), count, at_once)
+        return await _all(session, url, _questions(), range(since, since + count), at_once)
 
 
-async def _all(session: Any, url: str, questions: list[str], count: int, at_once: int) -> list[tuple[float, float]]:
-    """Seconds to the first text and to the end of every answer."""
-    numbers, times = iter(range(count)), []
+async def _all(session: Any, url: str, questions: list[str], asks: range, at_once: int) -> list[tuple[float, float]]:
+    numbers = iter(asks)
 
-    async def client() -> None:
+    async def client() -> list[tuple[float, float]]:
+        times = []
         for number in numbers:
-            times.append(await _one(session, url, _body(questions[number % len(questions)], number)))
+            text = f"{number}: {questions[number % len(questions)]}"
+            times.append(await _one(session, url, _body(text, number)))
+        return times[1:]
 
-    await asyncio.gather(*(client() for _ in range(at_once)))
-    return times
+    return list(itertools.chain(*await asyncio.gather(*(client() for _ in range(at_once)))))
 
 
 async def _one(session: Any, url: str, body: dict[str, Any]) -> tuple[float, float]:

@@ -27,6 +27,8 @@ from ecr_ray.serving.adapters import Version
 # sending them does not take what writing them needs.
 PIECE_S = 0.008
 LONGEST_PIECE_S = 0.5
+# Rounds of the event loop that a first word takes on its way out.
+HOPS = 4
 _PROBES = ("Hi! I am in the mood for something funny.", "I loved Titanic (1997). What should I see next?")
 
 
@@ -175,6 +177,8 @@ class Policy:
                 # The first at once; then not more often than everybody's pieces can be sent.
                 wait = min(LONGEST_PIECE_S, PIECE_S * self.busy)
                 if held and (output.finished or time.monotonic() - shown >= wait):
+                    if shown:
+                        await _after_first_words()
                     yield held
                     held, shown = [], time.monotonic()
             if held:
@@ -312,6 +316,12 @@ def _folded(chat: Sequence[Mapping[str, str]]) -> list[Mapping[str, str]]:
         return list(chat)
     system, first, *rest = chat
     return [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *rest]
+
+
+async def _after_first_words() -> None:
+    """Let go first whoever has written its first word in the same step of the engine, as far as the loop knows."""
+    for _ in range(HOPS):
+        await asyncio.sleep(0)
 
 
 def _piece(part: Any, prompt_tokens: int) -> Piece:
