@@ -50,7 +50,7 @@ _BEHIND_HAPROXY = {
     # For so long an ingress that is to go can still be reached, and whoever ends an endpoint waits. Ray's half a minute
     # is for balancers that are slow to learn of it; this one knows soon, and asks another where it is refused.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3.0",
-    # Of four threads, as Ray has it, three are in the way where there are two cores; one forwards more than they answer.
+    # Ray has four threads; where there are two cores, three are in the way, and one forwards more than these answer.
     "RAY_SERVE_HAPROXY_NBTHREAD": str(min(4, max(1, (os.cpu_count() or 1) // 4))),
 }
 
