@@ -89,14 +89,14 @@ def table(content: Mapping[str, Any]) -> str:
     found = {(row["measure"], row["against"]): row for row in content["rows"]}
     keys = list(dict.fromkeys(row["measure"].rpartition(", --front ")[0] for row in content["rows"]))
     heads = [*(f"`--front {front}`" for front in OURS), *PEERS.values()]
-    heads += [f"`{front}` over {PEERS[peer]}" for front, peer in itertools.product(OURS, ("vllm",))]
+    heads += ["`haproxy` over `vllm serve`", "`haproxy` over bare", "`proxy` over `vllm serve`"]
     lines = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
     for key in keys:
         rows = {pair: found[f"{key}, --front {pair[0]}", PEERS[pair[1]]] for pair in itertools.product(OURS, PEERS)}
         cells = [f"{rows[front, 'vllm']['ours']:.4g}" for front in OURS]
         cells += [f"{rows[OURS[0], peer]['theirs']:.4g}" for peer in PEERS]
-        for front in OURS:
-            row = rows[front, "vllm"]
+        for pair in (("haproxy", "vllm"), ("haproxy", "bare"), ("proxy", "vllm")):
+            row = rows[pair]
             more = f"; {row['difference'][0]:+.1f} ms" if "difference" in row else ""
             cells.append(f"**{row['ratio']:.3g}** ({row['low']:.3g}–{row['high']:.3g}){more}")
         lines.append(f"| {key} | {' | '.join(cells)} |")

@@ -29,7 +29,7 @@ def test_a_row_of_first_words_says_how_many_milliseconds_more():
     rows = [row(*pair, "requests/s, 1 at once") for pair in pairs]
     rows += [row(*pair, "first text, p50, ms, 1 at once", **more) for pair in pairs]
     table = serve.table(json.loads(json.dumps({"rows": rows})))
-    assert (
-        "| first text, p50, ms, 1 at once | 3 | 3 | 2 | 2 | **1.5** (1–2); +1.0 ms | **1.5** (1–2); +1.0 ms |" in table
-    )
-    assert "| requests/s, 1 at once | 3 | 3 | 2 | 2 | **1.5** (1–2) | **1.5** (1–2) |" in table
+    ratios = " | ".join(["**1.5** (1–2); +1.0 ms"] * 3)
+    assert f"| first text, p50, ms, 1 at once | 3 | 3 | 2 | 2 | {ratios} |" in table
+    ratios = " | ".join(["**1.5** (1–2)"] * 3)
+    assert f"| requests/s, 1 at once | 3 | 3 | 2 | 2 | {ratios} |" in table
