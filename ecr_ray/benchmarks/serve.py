@@ -43,6 +43,12 @@ SETTINGS = ServeConfig(requests_per_minute=10**7, requests_at_once=10**4, open=T
 # With HAProxy in front, and with Serve's own proxy.
 OURS = ("haproxy", "proxy")
 PEERS = {"vllm": "`vllm serve`", "bare": "bare uvicorn and FastAPI, the same engine"}
+# Whose ratios the table shows.
+COMPARED = {
+    ("haproxy", "vllm"): "`haproxy` over `vllm serve`",
+    ("haproxy", "bare"): "`haproxy` over bare",
+    ("proxy", "vllm"): "`proxy` over `vllm serve`",
+}
 
 
 def run(rounds: int) -> list[dict[str, Any]]:
@@ -59,7 +65,8 @@ def run(rounds: int) -> list[dict[str, Any]]:
 
 def _all_loaded(servers: Mapping[str, "Server"], rounds: int) -> dict[str, list[dict[str, float]]]:
     found: dict[str, list[dict[str, float]]] = {name: [] for name in servers}
-    serial = itertools.count()
+    # Those from 0 are for warming up.
+    serial = itertools.count(1)
     for number in range(1, rounds + 1):
         for name, times in loaded(servers, serial).items():
             found[name].append(times)
@@ -89,13 +96,13 @@ def table(content: Mapping[str, Any]) -> str:
     found = {(row["measure"], row["against"]): row for row in content["rows"]}
     keys = list(dict.fromkeys(row["measure"].rpartition(", --front ")[0] for row in content["rows"]))
     heads = [*(f"`--front {front}`" for front in OURS), *PEERS.values()]
-    heads += ["`haproxy` over `vllm serve`", "`haproxy` over bare", "`proxy` over `vllm serve`"]
+    heads += COMPARED.values()
     lines = [f"| | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
     for key in keys:
         rows = {pair: found[f"{key}, --front {pair[0]}", PEERS[pair[1]]] for pair in itertools.product(OURS, PEERS)}
         cells = [f"{rows[front, 'vllm']['ours']:.4g}" for front in OURS]
         cells += [f"{rows[OURS[0], peer]['theirs']:.4g}" for peer in PEERS]
-        for pair in (("haproxy", "vllm"), ("haproxy", "bare"), ("proxy", "vllm")):
+        for pair in COMPARED:
             row = rows[pair]
             more = f"; {row['difference'][0]:+.1f} ms" if "difference" in row else ""
             cells.append(f"**{row['ratio']:.3g}** ({row['low']:.3g}–{row['high']:.3g}){more}")
