@@ -57,6 +57,9 @@ class Engine:
         await self.step.wait()
         yield self._output("next of one" if params.seed == 1 else "first of two")
 
+    def shutdown(self):
+        pass
+
     def _output(self, text):
         part = SimpleNamespace(index=0, text=text, token_ids=[7], finish_reason=None, finished=lambda: False)
         return SimpleNamespace(outputs=[part], finished=False)
@@ -82,4 +85,3 @@ def test_a_first_word_goes_out_before_what_others_write_further(policy, monkeypa
 
     asyncio.run(run())
     assert shown == ["first of one", "first of two", "next of one"]
-    del policy._engine
